@@ -340,8 +340,8 @@ class SearchIndex:
             (" OR ".join(words), limit),
         )
         candidates = [Ranked(*row) for row in rows]
-        coverage = self._coverage(owner, words, [key for key, _ in candidates])
-        return [Ranked(key, score * coverage[key]) for key, score in candidates]
+        coverage = self._coverage(owner, words, [each.key for each in candidates])
+        return [Ranked(key, score * coverage[key], coverage[key]) for key, score, _ in candidates]
 
     def _prefer_exact(self, question: str, candidates: Sequence[Ranked]) -> list[Ranked]:
         """Rank higher what has the question's words as they are typed: ``Masse``, not ``Maße``."""
@@ -350,11 +350,12 @@ class SearchIndex:
         texts = self._db.execute(
             "SELECT p.key, d.title || char(10) || p.section || char(10) || p.text FROM passages p"
             f" JOIN documents d ON d.key = p.document WHERE p.key IN ({placeholders})",
-            [key for key, _ in candidates],
+            [each.key for each in candidates],
         )
         exact = {key: len(typed & written_words(text)) / max(1, len(typed)) for key, text in texts}
         found = [
-            Ranked(key, score * (1 + EXACT_WEIGHT * exact.get(key, 0))) for key, score in candidates
+            each._replace(score=each.score * (1 + EXACT_WEIGHT * exact.get(each.key, 0)))
+            for each in candidates
         ]
         return sorted(found, key=lambda ranked: (-ranked.score, ranked.key))
 
@@ -390,7 +391,7 @@ class SearchIndex:
             "SELECT p.key, iif(d.name = '', d.id, d.name), d.title, p.section, p.number, p.text"
             " FROM passages p JOIN documents d ON d.key = p.document"
             f" WHERE p.key IN ({placeholders})",
-            [key for key, _ in ranked],
+            [each.key for each in ranked],
         )
         found = {row[0]: row[1:] for row in rows}
         return tuple(
@@ -402,6 +403,6 @@ class SearchIndex:
                 text=found[key][4],
                 score=score,
             )
-            for key, score in ranked
+            for key, score, _ in ranked
             if key in found
         )

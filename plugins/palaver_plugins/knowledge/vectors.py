@@ -4,7 +4,7 @@ import logging
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,21 @@ CREATE TABLE IF NOT EXISTS vectors (
 );
 CREATE INDEX IF NOT EXISTS vectors_of ON vectors (tenant, number);
 """
+READ_ROWS = 4_096
+"""Vectors that are read at once."""
+MOST_SPARE_ROWS = 4_096
+"""Most rows of a matrix that are left for vectors to come."""
 _TEXT = "d.title || char(10) || p.section || char(10) || p.text"
 """What is embedded of a passage."""
 
 
 class Ranked(NamedTuple):
-    """Key of a passage and its score; higher is better."""
+    """Key of a passage and its score; higher is better. ``coverage``: the share of the question's
+    words that it has, weighted by rarity."""
 
     key: int
     score: float
+    coverage: float = 0.0
 
 
 class Missing(NamedTuple):
@@ -39,14 +45,54 @@ class Missing(NamedTuple):
     text: str
 
 
-class _Matrix(NamedTuple):
-    """The vectors of one tenant: (passages, dimensions). ``last``: the newest number looked at."""
+class _Matrix:
+    """The vectors of one tenant as float32: (passages, dimensions), with room for more.
 
-    version: int
-    last: int
-    numbers: NDArray[np.int64]
-    passages: NDArray[np.int64]
-    rows: NDArray[np.float32]
+    ``version``: of the file when it was read. ``last``: the newest number that was looked at.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.version = -1
+        self.last = 0
+        self.length = 0
+        self.numbers = np.empty(0, dtype=np.int64)
+        self.passages = np.empty(0, dtype=np.int64)
+        self.rows = np.empty((0, size), dtype=np.float32)
+
+    @property
+    def size_bytes(self) -> int:
+        return 4 * self.length * self.rows.shape[1]
+
+    def append(self, added: Sequence[tuple[int, int, bytes]]) -> None:
+        """Append vectors: number, passage, and float16."""
+        size = self.rows.shape[1]
+        start, end = self.length, self.length + len(added)
+        if end > len(self.rows):
+            room = end + min(end // 8, MOST_SPARE_ROWS)
+            self.numbers = _enlarge(self.numbers, room)
+            self.passages = _enlarge(self.passages, room)
+            self.rows = _enlarge(self.rows, room)
+        vectors = np.frombuffer(b"".join(vector for _, _, vector in added), dtype=np.float16)
+        self.numbers[start:end] = [number for number, _, _ in added]
+        self.passages[start:end] = [passage for _, passage, _ in added]
+        self.rows[start:end] = vectors.reshape(-1, size)
+        self.length = end
+
+    def keep(self, numbers: NDArray[np.int64]) -> None:
+        """Drop the vectors with other ``numbers``."""
+        kept = np.flatnonzero(np.isin(self.numbers[: self.length], numbers))
+        self.length = len(kept)
+        for array in (self.numbers, self.passages, self.rows):
+            for start in range(0, len(kept), READ_ROWS):  # each row moves up, or stays
+                block = kept[start : start + READ_ROWS]
+                array[start : start + len(block)] = array[block]
+
+
+def _enlarge(array: NDArray[Any], room: int) -> NDArray[Any]:  # Any: of each type of numbers
+    """Return a longer array with the same beginning."""
+    larger = np.empty((room, *array.shape[1:]), dtype=array.dtype)
+    larger[: len(array)] = array
+    return larger
 
 
 class Vectors:
@@ -137,59 +183,62 @@ class Vectors:
         when the tenant's vectors have another length, or need more than the memory."""
         wanted = np.asarray(query, dtype=np.float32)
         matrix = self._matrix_of(tenant, wanted.size)
-        if matrix is None or not len(matrix.rows):
+        if matrix is None or not matrix.length:
             return []
-        scores = matrix.rows @ wanted
-        best = np.argpartition(-scores, limit - 1)[:limit] if limit < len(scores) else ...
-        found = zip(matrix.passages[best].tolist(), scores[best].tolist(), strict=True)
-        return sorted((Ranked(*pair) for pair in found), key=lambda r: (-r.score, r.key))
+        scores = matrix.rows[: matrix.length] @ wanted
+        best = np.argpartition(-scores, limit - 1)[:limit] if limit < len(scores) else slice(None)
+        passages = matrix.passages[: matrix.length][best]
+        found = map(Ranked, passages.tolist(), scores[best].tolist())
+        return sorted(found, key=lambda ranked: (-ranked.score, ranked.key))
 
     def _matrix_of(self, tenant: int, size: int) -> _Matrix | None:
         others = int(self._db.execute("PRAGMA data_version").fetchone()[0])
         version = others + self._db.total_changes
-        known = self._matrices.pop(tenant, None)
-        if known is not None and known.rows.shape[1] != size:
-            known = None
-        if known is None or known.version != version:
-            known = self._read(tenant, size, version, known)
-        if known is None:
-            return None
-        self._matrices[tenant] = known
-        while sum(each.rows.nbytes for each in self._matrices.values()) > self._memory:
+        matrix = self._matrices.pop(tenant, None)
+        if matrix is None or matrix.rows.shape[1] != size:
+            matrix = _Matrix(size)
+        if matrix.version != version:
+            if not self._is_small_enough(tenant, size):
+                return None
+            self._update(tenant, matrix)
+            matrix.version = version
+        self._matrices[tenant] = matrix
+        while sum(each.size_bytes for each in self._matrices.values()) > self._memory:
             self._matrices.popitem(last=False)
-        return known
+        return matrix
 
-    def _read(self, tenant: int, size: int, version: int, known: _Matrix | None) -> _Matrix | None:
-        """Return the vectors of a tenant, those in ``known`` without reading them again."""
-        found = self._db.execute(
-            "SELECT number FROM vectors WHERE tenant = ? ORDER BY number", (tenant,)
-        ).fetchall()
-        stored = np.array(found, dtype=np.int64).reshape(-1)
-        if (needed := 4 * size * len(stored)) > self._memory:
-            if tenant not in self._too_large:
-                self._too_large.add(tenant)
-                log.warning(
-                    "searching by words alone: the vectors of one tenant need %d MiB of memory, "
-                    "more than knowledge.sqlite.vector_memory_mib allows",
-                    (needed >> 20) + 1,
+    def _is_small_enough(self, tenant: int, size: int) -> bool:
+        counted = "SELECT count(*) FROM vectors WHERE tenant = ?"
+        needed = 4 * size * self._db.execute(counted, (tenant,)).fetchone()[0]
+        if needed > self._memory and tenant not in self._too_large:
+            self._too_large.add(tenant)
+            log.warning(
+                "searching by words alone: the vectors of one tenant need %d MiB of memory, more "
+                "than knowledge.sqlite.vector_memory_mib allows",
+                (needed >> 20) + 1,
+            )
+        return bool(needed <= self._memory)
+
+    def _update(self, tenant: int, matrix: _Matrix) -> None:
+        """Read the vectors that are new, and drop those that have gone."""
+        length = 2 * matrix.rows.shape[1]
+        self._db.execute("BEGIN")
+        with self._db:
+            stored = self._db.execute(
+                "SELECT count(*) FROM vectors WHERE tenant = ? AND number <= ?",
+                (tenant, matrix.last),
+            ).fetchone()[0]
+            if stored != matrix.length:
+                numbers = self._db.execute(
+                    "SELECT number FROM vectors WHERE tenant = ? AND number <= ?",
+                    (tenant, matrix.last),
                 )
-            return None
-        if known is None:
-            nothing = np.empty(0, dtype=np.int64)
-            known = _Matrix(version, 0, nothing, nothing, np.empty((0, size), dtype=np.float32))
-        added = self._db.execute(
-            "SELECT number, passage, vector FROM vectors"
-            " WHERE tenant = ? AND number > ? AND length(vector) = ? ORDER BY number",
-            (tenant, known.last, 2 * size),
-        ).fetchall()
-        numbers = np.array([number for number, _, _ in added], dtype=np.int64)
-        passages = np.array([passage for _, passage, _ in added], dtype=np.int64)
-        vectors = np.frombuffer(b"".join(vector for _, _, vector in added), dtype=np.float16)
-        kept = np.isin(known.numbers, stored, assume_unique=True)
-        return _Matrix(
-            version,
-            max([known.last, *stored[-1:].tolist(), *numbers[-1:].tolist()]),
-            np.concatenate((known.numbers[kept], numbers)),
-            np.concatenate((known.passages[kept], passages)),
-            np.concatenate((known.rows[kept], vectors.reshape(-1, size).astype(np.float32))),
-        )
+                matrix.keep(np.fromiter((number for (number,) in numbers), dtype=np.int64))
+            added = self._db.execute(
+                "SELECT number, passage, vector FROM vectors"
+                " WHERE tenant = ? AND number > ? AND length(vector) = ? ORDER BY number",
+                (tenant, matrix.last, length),
+            )
+            while block := added.fetchmany(READ_ROWS):
+                matrix.append(block)
+                matrix.last = block[-1][0]

@@ -319,17 +319,23 @@ async def test_embeddings_are_unused_by_default(tmp_path: Path) -> None:
 
 
 def test_fusion_prefers_passages_of_both_rankings() -> None:
-    words = [Ranked(1, 9.0), Ranked(2, 8.0), Ranked(3, 1.0)]
-    meaning = [Ranked(4, 0.9), Ranked(2, 0.8), Ranked(5, 0.2)]
-    assert [ranked.key for ranked in fuse_rankings(words, meaning)][:3] == [2, 1, 4]
+    words = [Ranked(1, 9.0, 0.5), Ranked(2, 8.0, 0.5), Ranked(3, 1.0, 0.1)]
+    vectors = [Ranked(4, 0.9), Ranked(2, 0.8), Ranked(5, 0.2)]
+    assert [ranked.key for ranked in fuse_rankings(words, vectors)][:3] == [2, 1, 4]
+
+
+def test_fusion_trusts_vectors_where_passages_have_few_words_of_the_question() -> None:
+    words = [Ranked(1, 9.0, 0.05), Ranked(2, 1.0, 0.01)]
+    vectors = [Ranked(3, 0.9), Ranked(1, 0.2)]
+    assert [ranked.key for ranked in fuse_rankings(words, vectors)] == [3, 1, 2]
 
 
 def test_fusion_keeps_the_order_of_a_ranking_alone() -> None:
-    ranking = [Ranked(3, 0.9), Ranked(1, 0.8), Ranked(2, 0.8)]
+    ranking = [Ranked(3, 0.9, 1.0), Ranked(1, 0.8, 1.0), Ranked(2, 0.7, 1.0)]
     for fused in (fuse_rankings(ranking, []), fuse_rankings([], ranking)):
         assert [ranked.key for ranked in fused] == [3, 1, 2]
     assert fuse_rankings([], []) == []
-    assert fuse_rankings([Ranked(1, 0.0)], []) == [Ranked(1, 0.6)]
+    assert fuse_rankings([Ranked(1, 0.0, 1.0)], []) == [Ranked(1, 0.65)]
 
 
 # Vectors
