@@ -308,7 +308,9 @@ def test_a_search_is_compared_with_words_and_vectors_alone(tmp_path: Path) -> No
     plain, _ = run_suite(path, output="plain")
     assert plain.scores["recall@1:words"].value == 1
     assert plain.scores["recall@1:vectors"].value is None
-    able = dataclasses.replace(registry(), embedders={"counts": backend})
+    plugins = registry()
+    owners = {**plugins.owners, ("embedders", "counts"): plugins.owners["skills", "chat"]}
+    able = dataclasses.replace(plugins, embedders={"counts": backend}, owners=owners)
     settings = Settings(embedding=EmbeddingSettings(use="counts"))
     result, directory = run_suite(path, settings=settings, plugins=able)
     assert result.scores["recall@1:vectors"].value == 1
