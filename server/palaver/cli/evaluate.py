@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +140,7 @@ def run(
     started = Run(path, data or path.parent, options, console.settings, console.registry)
     if with_engine is None:
         with_engine = started.suite.target in ("skill", "server")
+    check_names([*fail_below, *fail_above], started.metric_names(has_model=with_engine))
     configure_logging(logging.ERROR)
     engine = console.builder.engine() if with_engine else None
     directory = RunDirectory(output or new_directory(path))
@@ -194,6 +195,7 @@ def compare(
         echo(f"{name:<22} {format_score(found.change, sign='+')}  {found.verdict}")
     echo(f"{'report':<22} {target / REPORT_FILE}")
     changes = {name: found.change for name, found in comparison.metrics.items()}
+    check_names([*fail_below, *fail_above], changes)
     check_limits(ctx, changes, fail_below, fail_above)
 
 
@@ -226,14 +228,19 @@ def format_score(score: "ScoreRecord", sign: str = "") -> str:
     return f"{text}  [{score.low:{sign}.4g}, {score.high:{sign}.4g}]"
 
 
+def check_names(limits: Iterable[tuple[str, float]], metrics: Collection[str]) -> None:
+    """Refuse a limit of a metric that a run does not have."""
+    for metric, _ in limits:
+        if metric not in metrics:
+            raise InvalidInput(f"the run has no metric {metric!r}; it has: {', '.join(metrics)}")
+
+
 def check_limits(
     ctx: click.Context, scores: "Mapping[str, ScoreRecord]", below: Limits, above: Limits
 ) -> None:
     """Exit with `EXIT_BEYOND_LIMIT` when a score is beyond its limit, or has no value."""
     problems = []
     for metric, limit, is_lower in (*((*b, True) for b in below), *((*a, False) for a in above)):
-        if metric not in scores:
-            raise InvalidInput(f"the run has no metric {metric!r}; it has: {', '.join(scores)}")
         value = scores[metric].value
         if value is None or (value < limit if is_lower else value > limit):
             shown = "without a value" if value is None else f"{value:.4g}"

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, get_args
 
 import numpy as np
@@ -18,18 +18,20 @@ from palaver.evaluation.suites import Suite
 from palaver.knowledge import SearchWay
 from palaver.routing.router import EVIDENCE_REASONS
 
+IR_MEASURES, ROUGE = "ir_measures", "rouge_score.rouge_scorer"
+SACREBLEU, SKLEARN = "sacrebleu.metrics", "sklearn.metrics"
 CALIBRATION_BINS = 10
-DEPTH = 10
-"""Ranks of ``ndcg`` and ``recall`` of documents, unless the suite names another number."""
 
 
 class Metric(NamedTuple):
-    """A metric with its name in suites, as ``recall@10`` or ``recall:oos``."""
+    """A metric with its name in suites, as ``recall@10`` or ``recall:oos``. ``library``: the module
+    that its measure needs."""
 
     name: str
     title: str
     is_better_high: bool
     measure: Callable[[Sequence[Case]], Measure]
+    library: str = ""
     unit: str = ""
 
 
@@ -53,7 +55,7 @@ def label_recall(label: str) -> Callable[[Sequence[Case]], Measure]:
 
 def macro_f1(cases: Sequence[Case]) -> Measure:
     """Measure the mean F1 of the labels that cases have."""
-    f1_score = load_library("sklearn.metrics").f1_score
+    f1_score = load_library(SKLEARN).f1_score
     labels = sorted({case.example.expected[0] for case in cases} | {c.output.skill for c in cases})
     index = {label: number for number, label in enumerate(labels)}
     true = np.array([index[case.example.expected[0]] for case in cases])
@@ -87,7 +89,7 @@ def read_confidence(cases: Sequence[Case]) -> Confidence:
 
 def auroc(cases: Sequence[Case]) -> Measure:
     """Measure how well the router's probability tells right choices from wrong ones."""
-    roc_auc_score = load_library("sklearn.metrics").roc_auc_score
+    roc_auc_score = load_library(SKLEARN).roc_auc_score
     confidence = read_confidence(cases)
 
     def score(weights: Values) -> float:
@@ -130,7 +132,7 @@ def ranking(measure: str, depth: int, way: str = "") -> Callable[[Sequence[Case]
         return case.output.baselines.get(way, ()) if way else case.output.documents
 
     def measure_cases(cases: Sequence[Case]) -> Measure:
-        library = load_library("ir_measures")
+        library = load_library(IR_MEASURES)
         wanted = getattr(library, measure) @ depth
         asked = [
             (str(n), case)
@@ -194,7 +196,7 @@ def corpus_score(metric: str, **options: object) -> Callable[[Sequence[Case]], M
     """
 
     def measure(cases: Sequence[Case]) -> Measure:
-        kind = getattr(load_library("sacrebleu.metrics"), metric)
+        kind = getattr(load_library(SACREBLEU), metric)
         scorer = kind(**options)
         of_sentences = kind(**options, **({"effective_order": True} if metric == "BLEU" else {}))
         texts = [case.output.text for case in cases]
@@ -221,7 +223,7 @@ def rouge(kind: str) -> Callable[[Sequence[Case]], Measure]:
     """Return a measure of ``rouge_score``: the best F1, of the expected texts."""
 
     def measure(cases: Sequence[Case]) -> Measure:
-        scorer = load_library("rouge_score.rouge_scorer").RougeScorer([kind], use_stemmer=True)
+        scorer = load_library(ROUGE).RougeScorer([kind], use_stemmer=True)
         return mean_of(
             scorer.score_multi(list(case.example.expected), case.output.text)[kind].fmeasure
             for case in cases
@@ -318,7 +320,7 @@ def cost_metrics(prices: Prices | None, *, has_model: bool) -> list[Metric]:
         prompt = _output_mean(lambda c: c.output.usage.prompt_tokens)
         written = _output_mean(lambda c: c.output.usage.completion_tokens)
         found += [
-            Metric("first_token_seconds", "Time to first token", False, first, "s"),
+            Metric("first_token_seconds", "Time to first token", False, first, unit="s"),
             Metric("prompt_tokens", "Prompt tokens", False, prompt),
             Metric("completion_tokens", "Reply tokens", False, written),
         ]
@@ -330,24 +332,27 @@ def cost_metrics(prices: Prices | None, *, has_model: bool) -> list[Metric]:
 # Registry
 
 Measuring = Callable[[Sequence[Case]], Measure]
-_PLAIN: dict[str, tuple[str, bool, Measuring]] = {
-    "accuracy": ("Accuracy", True, accuracy),
-    "macro_f1": ("Macro F1", True, macro_f1),
-    "auroc": ("AUROC of the router's probability", True, auroc),
-    "calibration_error": ("Expected calibration error", False, calibration_error),
-    "exact_match": ("Exact match", True, _best_answer(exact_match)),
-    "f1": ("Token F1", True, _best_answer(token_f1)),
-    "no_answer_accuracy": ("Answer or none, accuracy", True, no_answer_accuracy),
-    "citation_precision": ("Citation precision", True, citation_precision),
-    "bleu": ("BLEU", True, corpus_score("BLEU")),
-    "bleu:zh": ("BLEU of Chinese words", True, corpus_score("BLEU", tokenize="zh")),
-    "chrf++": ("chrF++", True, corpus_score("CHRF", word_order=2)),
-    "rouge1": ("ROUGE-1", True, rouge("rouge1")),
-    "rouge2": ("ROUGE-2", True, rouge("rouge2")),
-    "rougeL": ("ROUGE-L", True, rouge("rougeL")),
-    "perplexity": ("Perplexity of the replies", False, perplexity),
-    "liked_overlap": ("Overlap with liked replies", True, liked_overlap),
-    "disliked_repeats": ("Disliked replies, repeated", False, disliked_repeats),
+_PLAIN: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", "Accuracy", True, accuracy),
+        Metric("macro_f1", "Macro F1", True, macro_f1, SKLEARN),
+        Metric("auroc", "AUROC of the router's probability", True, auroc, SKLEARN),
+        Metric("calibration_error", "Expected calibration error", False, calibration_error),
+        Metric("exact_match", "Exact match", True, _best_answer(exact_match)),
+        Metric("f1", "Token F1", True, _best_answer(token_f1)),
+        Metric("no_answer_accuracy", "Answer or none, accuracy", True, no_answer_accuracy),
+        Metric("citation_precision", "Citation precision", True, citation_precision),
+        Metric("bleu", "BLEU", True, corpus_score("BLEU"), SACREBLEU),
+        Metric("bleu:zh", "BLEU, Chinese", True, corpus_score("BLEU", tokenize="zh"), SACREBLEU),
+        Metric("chrf++", "chrF++", True, corpus_score("CHRF", word_order=2), SACREBLEU),
+        Metric("rouge1", "ROUGE-1", True, rouge("rouge1"), ROUGE),
+        Metric("rouge2", "ROUGE-2", True, rouge("rouge2"), ROUGE),
+        Metric("rougeL", "ROUGE-L", True, rouge("rougeL"), ROUGE),
+        Metric("perplexity", "Perplexity of the replies", False, perplexity),
+        Metric("liked_overlap", "Overlap with liked replies", True, liked_overlap, ROUGE),
+        Metric("disliked_repeats", "Disliked replies, repeated", False, disliked_repeats),
+    )
 }
 _RANKINGS = {"ndcg": ("nDCG", "nDCG"), "recall": ("Recall", "R")}
 _NUMBERED = re.compile(r"(\w+)@([1-9]\d{0,3})(?::(\w+))?")
@@ -356,7 +361,7 @@ _NUMBERED = re.compile(r"(\w+)@([1-9]\d{0,3})(?::(\w+))?")
 def find_metric(name: str) -> Metric:
     """Return a metric by its name in a suite. Raises `ConfigurationError`."""
     if name in _PLAIN:
-        return Metric(name, *_PLAIN[name])
+        return _PLAIN[name]
     if name.startswith("recall:"):
         label = name.removeprefix("recall:")
         return Metric(name, f"Recall of {label}", True, label_recall(label))
@@ -367,18 +372,25 @@ def find_metric(name: str) -> Metric:
         if kind in _RANKINGS and way in ("", *get_args(SearchWay)):
             title, measure = _RANKINGS[kind]
             by = f" by {way} alone" if way else ""
-            return Metric(name, f"{title}@{number}{by}", True, ranking(measure, number, way))
+            return Metric(
+                name, f"{title}@{number}{by}", True, ranking(measure, number, way), IR_MEASURES
+            )
     ranked = (f"{kind}@NUMBER{way}" for kind in _RANKINGS for way in ("", ":words", ":vectors"))
     known = ", ".join([*_PLAIN, "recall:LABEL", "pass@NUMBER", *ranked])
     raise ConfigurationError(f"there is no metric {name!r}; there are: {known}")
 
 
 def suite_metrics(suite: Suite) -> list[Metric]:
-    """Return the metrics of a suite. Raises `ConfigurationError` for one that does not fit it."""
+    """Return the metrics of a suite.
+
+    Raises `ConfigurationError` for one that does not fit it, or whose library is not installed.
+    """
     found = [find_metric(name) for name in suite.metrics]
     for metric in found:
         if missing := _find_missing(metric.name, suite):
             raise ConfigurationError(f"the metric {metric.name!r} needs {missing}")
+        if metric.library:
+            load_library(metric.library)
     return found
 
 

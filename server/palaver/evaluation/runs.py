@@ -15,7 +15,7 @@ from palaver.engine import Engine
 from palaver.errors import InvalidInput
 from palaver.evaluation.cases import Case
 from palaver.evaluation.data import SuiteData, read_data
-from palaver.evaluation.metrics import Prices, suite_metrics
+from palaver.evaluation.metrics import Prices, cost_metrics, suite_metrics
 from palaver.evaluation.reports import write_run_report
 from palaver.evaluation.results import (
     About,
@@ -89,6 +89,11 @@ class Run:
         self.data: SuiteData = read_data(
             self.suite, data, limit=options.limit, seed=options.seed, skills=skills.values()
         )
+
+    def metric_names(self, *, has_model: bool) -> list[str]:
+        """Return the names of the scores that the result will have."""
+        costs = cost_metrics(self._options.prices, has_model=has_model)
+        return [metric.name for metric in (*self.metrics, *costs)]
 
     def run(
         self,

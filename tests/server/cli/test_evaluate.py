@@ -70,6 +70,7 @@ def test_a_score_beyond_a_limit_fails(
     result = evaluate(tmp_path, "run", str(suite), "--output", str(tmp_path / "out"), option)
     assert result.exit_code == code, result.output
     assert message in result.output
+    assert (tmp_path / "out").exists() == (code != 2)
 
 
 def test_runs_are_compared(suite: Path, tmp_path: Path) -> None:
@@ -123,6 +124,7 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(
     result = evaluate(tmp_path, str(suite), "--output", str(tmp_path / "out"))
     assert result.exit_code == 78
     assert "pip install 'palaver-server[evaluation]'" in result.output
+    assert not (tmp_path / "out").exists(), "it ran before"
 
 
 FEEDBACK = [
