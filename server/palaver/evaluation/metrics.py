@@ -312,7 +312,11 @@ def cost_metrics(prices: Prices | None, *, has_model: bool) -> list[Metric]:
             "failures", "Failed turns", False, _output_mean(lambda c: c.output.outcome == "failed")
         ),
         Metric(
-            "seconds", "Time of the reply", False, _output_mean(lambda c: c.output.seconds), "s"
+            "seconds",
+            "Time of the reply",
+            False,
+            _output_mean(lambda c: c.output.seconds),
+            unit="s",
         ),
     ]
     if has_model:

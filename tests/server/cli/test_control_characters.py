@@ -78,6 +78,14 @@ class Installation:
     def add_feedback(self) -> str:
         return Console(None, self._settings).run_with_ledger(store_feedback)
 
+    def add_suite(self) -> str:
+        rows = {"files": ["rows.json"], "split": HOSTILE, "expected": "{text}"}
+        tables = [f"{key} = {json.dumps(value)}" for key, value in rows.items()]
+        lines = ['description = "d"', 'target = "router"', f"metrics = [{json.dumps(HOSTILE)}]"]
+        (self.folder / "hostile.toml").write_text("\n".join([*lines, "[rows]", *tables]))
+        (self.folder / "rows.json").write_text(json.dumps([{"text": HOSTILE}]))
+        return ""
+
     def add_document(self) -> str:
         path = self.folder / f"{HOSTILE_NAME}.md"
         path.write_text(f"# {HOSTILE_NAME}\n\nwords {HOSTILE_NAME}\n")
@@ -227,6 +235,10 @@ SCENARIOS: dict[str, Scenario] = {
     "a2a test": run_only("a2a", "test", HOSTILE),
     "deadletters discard": with_dead_letter("discard"),
     "erase": run_only("erase", f"--person={HOSTILE}"),
+    "evaluate compare": run_only("evaluate", "compare", HOSTILE_NAME, HOSTILE_NAME),
+    "evaluate from-feedback": run_only("evaluate", "from-feedback", HOSTILE_NAME, HOSTILE_NAME),
+    "evaluate list": run_only("evaluate", "list", HOSTILE),
+    "evaluate run": after(Installation.add_suite, "evaluate", "run", "hostile.toml"),
     "export": after(Installation.add_dead_letter, "export", "--person=ada"),
     "feedback export": after(Installation.add_feedback, "feedback", "export"),
     "knowledge add": lambda installation, server: installation.run(

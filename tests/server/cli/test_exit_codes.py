@@ -69,4 +69,4 @@ def test_an_error_of_no_branch_is_2() -> None:
 
 def test_the_exit_codes_are_documented() -> None:
     documented = re.findall(r"^\| (\d+) \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
-    assert documented == ["0", "1", "2", "69", "75", "78"]
+    assert documented == ["0", "1", "2", "3", "69", "75", "78", "130"]

@@ -1,6 +1,5 @@
 """Runs: examples go through a real server, and an interrupted run goes on."""
 
-import asyncio
 import dataclasses
 import json
 import math
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 from tests.server.evaluation.runs import registry, run_suite, write_suite
 
-from palaver.cli.skills import NO_ENGINE
 from palaver.config.settings import EmbeddingSettings, PluginSettings, RoutingSettings, Settings
 from palaver.embedding import EmbedderInfo
 from palaver.engine import EngineInfo, Generation, GenerationRequest, OnText, TokenLogprob
@@ -19,8 +17,6 @@ from palaver.errors import EngineRefused, InvalidInput
 from palaver.evaluation.feedback import write_feedback_suite
 from palaver.evaluation.runs import Run, RunOptions
 from palaver.hooks import Backend
-from palaver.messages import Conversation, Message
-from palaver.routing import Router
 from palaver.testing import ScriptedEngine, ScriptedReply
 
 pytest.importorskip("sklearn")
@@ -381,19 +377,6 @@ expected = "{skill}"
 """
 
 
-async def decide(texts: list[str]) -> list[tuple[str, float | None]]:
-    router = Router(
-        registry().skills, settings=RoutingSettings(), engine=None, engine_info=NO_ENGINE
-    )
-    decisions = []
-    for text in texts:
-        conversation = Conversation("default", "test", "t")
-        message = Message(conversation=conversation, id="1", person="ada", text=text)
-        decision = await router.route(message)
-        decisions.append((decision.skill, decision.score))
-    return decisions
-
-
 def test_the_router_chooses_as_in_the_server(tmp_path: Path) -> None:
     texts = [
         "good evening to you",
@@ -403,10 +386,21 @@ def test_the_router_chooses_as_in_the_server(tmp_path: Path) -> None:
         "when does the shop open on Sundays?",
     ]
     rows = [{"text": text, "skill": "chat"} for text in texts]
-    _, directory = run_suite(write_suite(tmp_path, ROUTER, rows))
-    cases = sorted(directory.cases(), key=lambda case: case.example.id)
-    assert [(c.output.skill, c.output.score) for c in cases] == asyncio.run(decide(texts))
-    assert {case.output.outcome for case in cases} == {"done"}
+    choices = []
+    for target, engine in (
+        ("router", None),
+        ("server", ScriptedEngine(lambda request: "x", missing_capabilities=["choice"])),
+    ):
+        suite = ROUTER.replace('"router"', f'"{target}"')
+        path = write_suite(tmp_path, suite, rows)
+        outputs = {
+            case.example.text: case.output
+            for case in run_suite(path, engine, output=target)[1].cases()
+        }
+        choices.append({text: (each.skill, each.score) for text, each in outputs.items()})
+    assert choices[0] == choices[1]
+    assert choices[0][texts[1]][0] == "translation"
+    assert choices[0][texts[3]][0] == "codegen"
 
 
 def test_labels_of_a_suite_are_skills(tmp_path: Path) -> None:
