@@ -12,16 +12,20 @@ SearchWay = Literal["words", "vectors"]
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
     """Text to search. ``id`` is stable (a path or URL): adding it again replaces the document.
-    ``name`` is shown to people in place of the id, which may say more than they should know."""
+    ``name`` is shown to people in place of the id, which may say more than they should know.
+    ``fingerprint`` tells whether what the text was read from has changed; ``origin`` is the sitemap
+    that named it."""
 
     id: str
     title: str
     text: str
     name: str = ""
+    fingerprint: str = ""
+    origin: str = ""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that is stored: the same for a document that has not changed."""
+        """SHA-256 of names and text: the same for a document that has not changed."""
         parts = "\0".join((self.id, self.name, self.title, self.text))
         return hashlib.sha256(parts.encode(errors="surrogatepass")).hexdigest()
 
@@ -43,13 +47,16 @@ class Passage:
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentInfo:
     """A stored document and its number of passages. ``digest`` is that of the `Document`, empty if
-    it is not stored: then a document counts as changed."""
+    it is not stored: then a document counts as changed. ``fingerprint`` and ``origin`` are those of
+    the `Document`, or empty."""
 
     id: str
     title: str
     passages: int
     name: str = ""
     digest: str = ""
+    fingerprint: str = ""
+    origin: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,11 @@
-"""Commands ``palaver knowledge``: add, list, remove and search documents."""
+"""Commands ``palaver knowledge``: add, sync, list, remove, search and embed documents."""
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import click
 
@@ -13,14 +14,16 @@ from palaver import (
     ConfigurationError,
     Console,
     KnowledgeBase,
+    PalaverError,
     ReadLimits,
     SearchByMeaning,
     echo,
     hookimpl,
 )
 from palaver_plugins.knowledge import files
-from palaver_plugins.knowledge.ingestion import Ingestion
+from palaver_plugins.knowledge.ingestion import Ingestion, Loaded
 from palaver_plugins.knowledge.names import find_documents
+from palaver_plugins.knowledge.sitemaps import find_pages
 
 T = TypeVar("T")
 MAX_SHOWN_CHARACTERS = 300
@@ -89,36 +92,138 @@ def add(console: Console, paths: tuple[str, ...], tenant: str) -> None:
     """
     if "" in paths:
         raise click.BadParameter("a path is empty; '.' is the current folder")
-    left_out: list[tuple[Path, str]] = []
-    notes: list[tuple[Path, str]] = []
-    found = list(
-        files.find_files(
-            [Path(path) for path in paths],
-            lambda *problem: left_out.append(problem),
-            lambda *note: notes.append(note),
-        )
-    )
+    work = _Work(console, tenant)
+    found = work.find_files(paths)
 
-    async def add_all(base: KnowledgeBase) -> Ingestion:
-        ingestion = Ingestion(base, tenant, _read_limits(console))
-        hidden = not sys.stdout.isatty()
-        with click.progressbar(found, label="Adding", hidden=hidden) as progress:
+    async def add_all(base: KnowledgeBase) -> None:
+        ingestion = work.start(base)
+        with _progress(found, "Adding") as progress:
             await ingestion.run(progress)
         await _embed(base)
-        return ingestion
 
-    done = _run_with_knowledge(console, add_all, by_meaning=True)
-    problems = [*left_out, *done.problems]
-    added = f"{_count(done.documents, 'document')} with {_count(done.passages, 'passage')}"
-    unchanged = f" {_count(done.unchanged, 'document')} unchanged." if done.unchanged else ""
-    failed = f" {_count(len(problems), 'file')} failed." if problems else ""
-    echo(f"Added {added}.{unchanged}{failed}")
-    for path, note in [*notes, *done.notes]:
-        echo(f"Note: {path}: {note}", err=True)
-    for path, problem in problems:
-        echo(f"Not added: {path}: {problem}", err=True)
-    if problems:
-        raise SystemExit(EXIT_FAILED)
+    _run_with_knowledge(console, add_all, by_meaning=True)
+    work.report("file")
+
+
+@knowledge.command()
+@click.argument("sources", nargs=-1, required=True)
+@_tenant
+@click.pass_obj
+def sync(console: Console, sources: tuple[str, ...], tenant: str) -> None:
+    """Add what is new or has changed in folders and sitemaps, remove what has vanished.
+
+    A source is a folder, or the address of a sitemap: its pages are fetched by the rules of the
+    settings [fetch]. A file that has not changed is not read again; a page that has not changed
+    since the time in the sitemap is not fetched again.
+    """
+    work = _Work(console, tenant)
+    for source in sources:
+        if "://" not in source and not Path(source).is_dir():
+            raise click.BadParameter(f"{source!r} is neither a folder nor the address of a sitemap")
+    found = {source: work.find_files([source]) for source in sources if "://" not in source}
+
+    async def sync_all(base: KnowledgeBase) -> None:
+        async with console.make_fetcher() as fetcher:
+            for source in sources:
+                if source in found:
+                    await work.sync_folder(base, source, found[source])
+                else:
+                    await work.sync_sitemap(base, source, fetcher.fetch)
+        await _embed(base)
+
+    _run_with_knowledge(console, sync_all, by_meaning=True)
+    work.report("source")
+
+
+class Fetched(Protocol):
+    """A page that was fetched."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def media_type(self) -> str: ...
+    @property
+    def content(self) -> bytes: ...
+
+
+class _Work:
+    """Work of one command: sources that become documents, and the report about them."""
+
+    def __init__(self, console: Console, tenant: str) -> None:
+        self._tenant = tenant
+        self._limits = _read_limits(console)
+        self._done: list[Ingestion] = []
+        self._problems: list[tuple[Path | str, str]] = []
+        self._notes: list[tuple[Path | str, str]] = []
+
+    def find_files(self, paths: Iterable[str]) -> list[Path]:
+        return list(
+            files.find_files(
+                [Path(path) for path in paths],
+                lambda *problem: self._problems.append(problem),
+                lambda *note: self._notes.append(note),
+            )
+        )
+
+    def start(self, base: KnowledgeBase) -> Ingestion:
+        self._done.append(Ingestion(base, self._tenant, self._limits))
+        return self._done[-1]
+
+    async def sync_folder(self, base: KnowledgeBase, folder: str, found: Sequence[Path]) -> None:
+        if not found:  # perhaps a disk that is not there
+            self._problems.append((folder, "it holds no file that can be read; nothing is removed"))
+            return
+        ingestion = self.start(base)
+        with _progress(found, f"Reading {folder}") as progress:
+            await ingestion.run(progress)
+        await ingestion.remove_vanished(Path(folder))
+
+    async def sync_sitemap(
+        self,
+        base: KnowledgeBase,
+        url: str,
+        fetch: Callable[[str, Iterable[str]], Awaitable[Fetched]],
+    ) -> None:
+        async def load(address: str) -> Loaded:
+            file = await fetch(address, ())
+            return Loaded(file.name, file.media_type, file.content)
+
+        async def load_sitemap(address: str) -> bytes:
+            return (await load(address)).content
+
+        try:
+            pages = await find_pages(url, load_sitemap, lambda *note: self._notes.append(note))
+        except PalaverError as error:
+            self._problems.append((url, f"{error}; nothing is removed"))
+            return
+        ingestion = self.start(base)
+        with _progress(pages, f"Fetching {url}") as progress:
+            await ingestion.run_pages(progress, load, url)
+        await ingestion.remove_unlisted(url)
+
+    def report(self, noun: str) -> None:
+        """Print what was done. Exits with `EXIT_FAILED` after problems."""
+        done = self._done
+        documents, passages = sum(d.documents for d in done), sum(d.passages for d in done)
+        problems = [*self._problems, *(each for d in done for each in d.problems)]
+        parts = [f"Added {_count(documents, 'document')} with {_count(passages, 'passage')}."]
+        if unchanged := sum(d.unchanged for d in done):
+            parts.append(f"{_count(unchanged, 'document')} unchanged.")
+        if removed := sum(d.removed for d in done):
+            parts.append(f"Removed {_count(removed, 'document')}.")
+        if problems:
+            parts.append(f"{_count(len(problems), noun)} failed.")
+        echo(" ".join(parts))
+        for path, note in [*self._notes, *(each for d in done for each in d.notes)]:
+            echo(f"Note: {path}: {note}", err=True)
+        for path, problem in problems:
+            echo(f"Not added: {path}: {problem}", err=True)
+        if problems:
+            raise SystemExit(EXIT_FAILED)
+
+
+def _progress(items: Sequence[T], label: str) -> AbstractContextManager[Iterable[T]]:
+    return click.progressbar(items, label=label, hidden=not sys.stdout.isatty())
 
 
 @knowledge.command(name="list")

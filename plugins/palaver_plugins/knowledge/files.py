@@ -4,6 +4,8 @@ A file may come from anybody and may have been made to exhaust its reader. Each 
 process of its own, `palaver_plugins.knowledge.reader_process`, which is killed at the deadline.
 """
 
+import hashlib
+import io
 import json
 import math
 import os
@@ -20,6 +22,8 @@ from palaver_plugins.knowledge import reader_process
 
 MAX_NAMED_KINDS = 10
 DEFAULT_LIMITS = ReadLimits()
+READING_VERSION = "1"
+"""Increase it when files are read in another way: then they are read again."""
 
 
 Report = Callable[[Path, str], None]
@@ -123,6 +127,20 @@ def read_file(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> FileContent:
     return content if content.title else content._replace(title=path.stem)
 
 
+def find_fingerprint(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> str:
+    """Return what tells whether a file has changed, or how it is read. Raises `InvalidInput` if it
+    cannot be opened."""
+    try:
+        with _open_file(path, limits) as source:
+            return make_fingerprint(hashlib.file_digest(source, "sha256").hexdigest())
+    except OSError as error:
+        raise InvalidInput(f"it cannot be opened: {error.strerror or error}") from error
+
+
+def make_fingerprint(*parts: str) -> str:
+    return " ".join((READING_VERSION, *parts))
+
+
 TEXT_KINDS = (".md", ".markdown", ".txt", ".text", ".rst", ".html", ".htm", ".xhtml")
 KINDS = {
     "application/pdf": ".pdf",
@@ -151,7 +169,7 @@ def read_content(
         return _read_in_process(source, kind, limits)
 
 
-def _open_file(path: Path, limits: ReadLimits) -> IO[bytes]:
+def _open_file(path: Path, limits: ReadLimits) -> io.BufferedReader:
     # Not blocking: opening a pipe would wait for a writer.
     source = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     state = os.fstat(source.fileno())

@@ -26,7 +26,7 @@ from palaver_plugins.knowledge.terms import (
 )
 from palaver_plugins.knowledge.vectors import CREATE_VECTORS, Ranked, Vectors
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """Increase it when the tables or the terms change: an older file is indexed again when opened."""
 INSTRUCTIONS_PER_CHECK = 1_000
 """Instructions of SQLite between two looks at the clock."""
@@ -53,6 +53,8 @@ CREATE TABLE IF NOT EXISTS documents (
     title TEXT NOT NULL,
     name TEXT NOT NULL DEFAULT '',
     digest TEXT NOT NULL DEFAULT '',
+    fingerprint TEXT NOT NULL DEFAULT '',
+    origin TEXT NOT NULL DEFAULT '',
     UNIQUE (tenant, id)
 );
 CREATE TABLE IF NOT EXISTS passages (
@@ -69,7 +71,7 @@ CREATE INDEX IF NOT EXISTS passages_of ON passages (document, number);
 
 def check_unicode(document: Document) -> None:
     """Raise `InvalidInput` when a text of the document cannot be stored as UTF-8."""
-    for name in ("id", "title", "text", "name"):
+    for name in ("id", "title", "text", "name", "fingerprint", "origin"):
         try:
             getattr(document, name).encode()
         except UnicodeEncodeError as error:
@@ -126,7 +128,7 @@ class SearchIndex:
     def _name_documents(self) -> None:
         """Give the documents of an older version, known by typed paths, canonical ids and names."""
         columns = {row[1] for row in self._db.execute("PRAGMA table_info(documents)")}
-        for column in {"name", "digest"} - columns:
+        for column in {"name", "digest", "fingerprint", "origin"} - columns:
             self._db.execute(f"ALTER TABLE documents ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
         for owner in self._tenants():
             documents = self._db.execute(
@@ -167,8 +169,12 @@ class SearchIndex:
             vectors = self._vectors_of(owner, document.id)
             self._remove(owner, document.id)
             row = self._db.execute(
-                "INSERT INTO documents (tenant, id, title, name, digest) VALUES (?, ?, ?, ?, ?)",
-                (owner, document.id, title, document.name, document.digest),
+                "INSERT INTO documents (tenant, id, title, name, digest, fingerprint, origin)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(owner, document.id, title, document.name, document.digest),
+                    *(document.fingerprint, document.origin),
+                ),
             )
             for number, passage in enumerate(found, 1):
                 self._db.execute(
@@ -229,15 +235,23 @@ class SearchIndex:
 
     def documents(self, tenant: str) -> tuple[DocumentInfo, ...]:
         rows = self._db.execute(
-            "SELECT d.id, d.title, count(p.key), d.name, d.digest"
+            "SELECT d.id, d.title, count(p.key), d.name, d.digest, d.fingerprint, d.origin"
             " FROM documents d JOIN tenants t ON t.key = d.tenant"
             " LEFT JOIN passages p ON p.document = d.key WHERE t.name = ?"
             " GROUP BY d.key ORDER BY d.id",
             (tenant,),
         )
         return tuple(
-            DocumentInfo(id=id_, title=title, passages=n, name=name, digest=digest)
-            for id_, title, n, name, digest in rows
+            DocumentInfo(
+                id=id_,
+                title=title,
+                passages=n,
+                name=name,
+                digest=digest,
+                fingerprint=fingerprint,
+                origin=origin,
+            )
+            for id_, title, n, name, digest, fingerprint, origin in rows
         )
 
     def document(self, tenant: str, document: str) -> Document | None:

@@ -38,6 +38,7 @@ from palaver.plugins import PluginRegistry, load_plugins
 
 if TYPE_CHECKING:
     from palaver.app import BackendBuilder
+    from palaver.fetching import Fetcher
 
 T = TypeVar("T")
 
@@ -147,6 +148,13 @@ class Console:
                 if embeddings := await start_embedder(embedder, required=required):
                     knowledge.use_embeddings(embeddings, embeddings.model)
             yield knowledge
+
+    def make_fetcher(self) -> "Fetcher":
+        """Return a fetcher by the rules of ``[fetch]``, for addresses that the operator has named.
+        It works as ``async with``."""
+        from palaver.fetching import Fetcher  # loads aiohttp
+
+        return Fetcher(self.settings.fetch.model_copy(update={"only_written": False}))
 
 
 class PluginGroup(click.Group):

@@ -176,6 +176,7 @@ class BrokenPath(type(Path())):  # type: ignore[misc]
 
 async def test_any_exception_is_reported_with_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("words")
+    (tmp_path / "b.md").write_text("words")
     broken = BrokenPath(tmp_path / "b.md")
     ingestion = Ingestion(ListKnowledge(), "t", ReadLimits())
     await ingestion.run([broken, tmp_path / "a.md"])
