@@ -6,9 +6,10 @@ from collections.abc import Mapping
 import msgspec
 import pytest
 from tests.server.skills_under_test import Broken, Clerk, Painter, Parrot
+from tests.server.web.live_server import eventually
 
 from palaver import NotFound, Skill, Turn
-from palaver.config.settings import RoutingSettings
+from palaver.config.settings import RoutingSettings, Settings
 from palaver.engine import Engine, EngineInfo, GenerationRequest
 from palaver.messages import Attachment, Conversation, Message, ProgramRequest, new_id
 from palaver.plugins import load_plugins
@@ -98,6 +99,24 @@ async def test_the_engine_chooses_for_the_uncertain() -> None:
     assert "painter: Paint a thing in a colour." in system
     assert len(engine.requests) == TRIAL_REQUESTS + 1
     await chooser.close()
+
+
+async def test_a_server_tries_its_engine_out_beside_the_turns() -> None:
+    engine = ScriptedEngine(lambda request: choose_well(request))
+    settings = Settings(routing=RoutingSettings(default="parrot", threshold=1.0))
+    async with converse(*SKILLS.values(), engine=engine, settings=settings) as chat:
+        assert (await chat.say("qwertz uiop")).skill == "parrot"
+        await eventually(lambda: len(engine.requests) > TRIAL_REQUESTS)
+        reply = await chat.say("qwertz uiop")
+        assert reply.reason == "The evidence left it open; the model chose."
+
+
+async def test_a_server_stops_in_the_middle_of_a_trial() -> None:
+    engine = ScriptedEngine(ScriptedReply(text="parrot", pause_after=0))
+    settings = Settings(routing=RoutingSettings(default="clerk", threshold=1.0))
+    async with converse(*SKILLS.values(), engine=engine, settings=settings) as chat:
+        await chat.send("qwertz uiop")
+        await eventually(lambda: bool(engine.requests))
 
 
 def choose_well(request: GenerationRequest) -> str:
