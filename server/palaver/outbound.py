@@ -203,9 +203,9 @@ class OutboundClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for session in self._sessions.values():
-            await session.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        closing = asyncio.gather(*(session.close() for session in self._sessions.values()))
+        await asyncio.shield(closing)  # a cancellation would leave connections open
 
     async def check(self, url: str) -> None:
         """Raise `OutboundError` unless a request to the URL would be sent. Connects to nothing."""

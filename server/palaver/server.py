@@ -357,7 +357,11 @@ class Server:
             )
         sites = self.settings.widget.sites.items()
         # The tools of sources come later, when other programs offer them.
-        acting = () if self.tool_sources else self.settings.agents.tools or ()
+        acting = [
+            name
+            for name in self.settings.agents.tools or ()
+            if not any(source.may_offer(name) for source in self.tool_sources.values())
+        ]
         named = {
             "concurrency_policy.skills": (self.settings.concurrency_policy.skills, self._skills),
             "agents.tools": (acting, {**self._tools, **self._skills}),

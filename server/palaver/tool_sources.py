@@ -85,6 +85,9 @@ class ToolSource(Protocol):
         """Return a sentence for each thing that keeps tools away. It asks the other programs,
         without starting the source."""
 
+    def may_offer(self, name: str) -> bool:
+        """Return whether a tool can have this name. It says so before it has found any."""
+
     def offered(self) -> Sequence[OfferedTool]:
         """Return the tools that the source has found, those that cannot be called included."""
 

@@ -108,6 +108,9 @@ class Box:
     async def check(self) -> Sequence[str]:
         return self.problems
 
+    def may_offer(self, name: str) -> bool:
+        return name == "news"
+
     def offered(self) -> Sequence[OfferedTool]:
         return ()
 

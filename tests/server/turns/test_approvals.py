@@ -440,6 +440,9 @@ class Pages:
     async def check(self) -> Sequence[str]:
         return ()
 
+    def may_offer(self, name: str) -> bool:
+        return name == "news"
+
     def offered(self) -> Sequence[OfferedTool]:
         return ()
 

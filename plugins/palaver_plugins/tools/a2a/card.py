@@ -29,6 +29,11 @@ class Endpoint:
     has_streams: bool
 
 
+def tool_name(agent: str) -> str:
+    """Return the name of the tool that asks an agent of the settings."""
+    return f"{TOOL}_{agent}"
+
+
 def find_endpoint(card: AgentCard, url: str) -> Endpoint | None:
     """Return where an agent at ``url`` speaks A2A 1.x, by the first binding that it names. A card
     cannot send the token to another origin."""
@@ -61,7 +66,7 @@ def read_definition(agent: str, settings: AgentSettings, card: AgentCard) -> Def
         problem = f"its card is larger than {MAX_DEFINITION_BYTES} bytes"
     return Definition(
         tool=TOOL,
-        name=f"{TOOL}_{agent}",
+        name=tool_name(agent),
         description=_describe(card, settings.max_description_characters),
         schema=_SCHEMA,
         digest=hashlib.sha256(hashed).hexdigest()[:32],

@@ -16,6 +16,7 @@ from palaver import (
     find_addresses_by_system,
 )
 from palaver_plugins.tools.a2a.calls import delete_old
+from palaver_plugins.tools.a2a.card import tool_name
 from palaver_plugins.tools.a2a.connection import AgentConnection
 from palaver_plugins.tools.a2a.settings import KIND, A2ASettings
 from palaver_plugins.tools.pinned.definition import Definition
@@ -53,6 +54,9 @@ class A2ASource(PinnedSource[AgentConnection]):
         for program in self._programs.values():
             if any(each.name in digests for each in program.connection.definitions):
                 await program.connection.keep_card()
+
+    def may_offer(self, name: str) -> bool:
+        return any(name == tool_name(agent) for agent in self._agents)
 
     def make_connection(self, name: str, records: RecordStore | None) -> AgentConnection:
         return AgentConnection(

@@ -113,6 +113,8 @@ class ServerConnection:
             except Exception as error:  # noqa: BLE001 - the barrier of a server
                 self._note_failure(error)
             self._client = None
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise asyncio.CancelledError  # the SDK has taken it for the end of its own task
             self._wake.clear()
             if self._was_connected:
                 delay = self._first_delay

@@ -15,7 +15,7 @@ from palaver_plugins.tools.pinned.texts import clean_line
 Json = Any  # JSON values
 MAX_DEFINITION_BYTES = 65_536
 MAX_NAME_LENGTH = 64
-_SEPARATOR = "__"
+SEPARATOR = "__"
 _UNUSABLE_CHARACTER = re.compile(r"[^a-zA-Z0-9_-]")
 _HASHED = ("name", "title", "description", "inputSchema", "annotations")
 """The parts of a definition that its digest covers: all that a model or an operator sees of it."""
@@ -76,7 +76,7 @@ def _hint(hints: Mapping[str, Json], name: str) -> bool:
 
 def make_name(server: str, tool: str) -> str:
     """Return the name of a server's tool here. One that is too long is cut, and ends in a hash."""
-    name = f"{server}{_SEPARATOR}{_UNUSABLE_CHARACTER.sub('_', tool)}"
+    name = f"{server}{SEPARATOR}{_UNUSABLE_CHARACTER.sub('_', tool)}"
     if len(name) > MAX_NAME_LENGTH:
         digest = hashlib.sha256(tool.encode()).hexdigest()[:8]
         name = f"{name[: MAX_NAME_LENGTH - len(digest) - 1]}_{digest}"

@@ -13,6 +13,7 @@ from palaver import (
     find_addresses_by_system,
 )
 from palaver_plugins.tools.mcp.connection import ServerConnection
+from palaver_plugins.tools.mcp.definitions import SEPARATOR
 from palaver_plugins.tools.mcp.results import render
 from palaver_plugins.tools.mcp.settings import KIND, McpSettings
 from palaver_plugins.tools.pinned.definition import Definition
@@ -34,6 +35,10 @@ class McpSource(PinnedSource[ServerConnection]):
         self._servers = settings.servers
         self._find_addresses = find_addresses
         self._first_delay = first_delay
+
+    def may_offer(self, name: str) -> bool:
+        server, _, tool = name.partition(SEPARATOR)
+        return bool(tool) and server in self._servers
 
     def make_connection(self, name: str, records: RecordStore | None) -> ServerConnection:
         return ServerConnection(

@@ -96,6 +96,10 @@ class PinnedSource(abc.ABC, Generic[ConnectionT]):
         self._tasks: list[asyncio.Task[None]] = []
 
     @abc.abstractmethod
+    def may_offer(self, name: str) -> bool:
+        """See `ToolSource.may_offer`."""
+
+    @abc.abstractmethod
     def make_connection(self, name: str, records: RecordStore | None) -> ConnectionT:
         """Return a connection to a program, which awaits `take_definitions` whenever it has read
         the tools. It keeps nothing without ``records``."""

@@ -16,6 +16,7 @@ from tests.plugins.tools.mcp.support import (
     approve_all,
     call,
     effects,
+    make_source,
     running_source,
     states,
     tool,
@@ -24,6 +25,7 @@ from tests.ports import free_port
 from tests.server.web.live_server import eventually
 
 from palaver import OutcomeUnknown, ToolFailed
+from palaver.testing import MemoryLedger
 
 pytestmark = pytest.mark.slow
 LOOPBACK = ["127.0.0.1/32"]
@@ -294,3 +296,15 @@ async def test_a_server_that_comes_later_is_found() -> None:
             assert await call(source, "w__a") == "called a"
         finally:
             await runner.cleanup()
+
+
+async def test_a_source_closes_while_it_connects() -> None:
+    """The SDK may take the cancellation for the end of a task of its own."""
+    settings = {"url": f"http://127.0.0.1:{free_port()}/mcp", "allowed_networks": ["127.0.0.0/8"]}
+    for steps in range(30):
+        source = make_source({"s": settings, "refused": settings | {"allowed_networks": []}})
+        await source.start(MemoryLedger())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            await source.close()
