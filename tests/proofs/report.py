@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import datetime
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Report:
         self._folder = folder
         self._results: dict[str, PropertyResult] = {}
         self._mutants: list[MutantResult] = []
+        self._others: dict[str, dict[str, FigureValue]] = {}
 
     def add(self, result: PropertyResult) -> None:
         """Add a result. Call it before the assertions, so that a failed run is reported as well."""
@@ -55,6 +56,10 @@ class Report:
     def add_mutant(self, property: str, detected: bool, mutation: str) -> None:
         """Add the result of a mutant, which must be detected."""
         self._mutants.append(MutantResult(property=property, detected=detected, mutation=mutation))
+
+    def add_records(self, records: Mapping[str, dict[str, FigureValue]]) -> None:
+        """Add the records of another process of this run."""
+        self._others |= records
 
     @contextlib.asynccontextmanager
     async def progress(self, describe: Callable[[], str]) -> AsyncIterator[None]:
@@ -80,7 +85,8 @@ class Report:
     def records(self) -> dict[str, dict[str, FigureValue]]:
         """Return the values of the lines by property."""
         names = dict.fromkeys([*self._results, *(mutant.property for mutant in self._mutants)])
-        return {name: self._counts(name) | self._mutant_verdict(name) for name in names}
+        own = {name: self._counts(name) | self._mutant_verdict(name) for name in names}
+        return self._others | own
 
     def _counts(self, name: str) -> dict[str, FigureValue]:
         result = self._results.get(name)

@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import pytest
 from tests.chaos.findings import Findings
 from tests.chaos.history import HistoryChecker
 from tests.proof_settings import SEED, short_or_long
@@ -25,6 +26,8 @@ from palaver.ledger import Snapshot
 from palaver.messages import Conversation, Cursor, Event, Finished, Message, Text
 from palaver.server import Server
 from palaver.testing import ListKnowledge, MemoryLedger
+
+pytestmark = pytest.mark.alone
 
 PROPERTY = "tenant-floods"
 TENANTS = short_or_long(2, 20)

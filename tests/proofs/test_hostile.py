@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from tests.proof_settings import SEED, short_or_long
 from tests.proofs.hostile_server import DESCRIPTORS, KEYS
 from tests.proofs.report import FigureValue, PropertyResult, Report
 from tests.proofs.test_overload import MemoryMonitor
+
+pytestmark = pytest.mark.alone
 
 PROPERTY = "hostile-clients"
 ROOT = Path(__file__).parents[2]

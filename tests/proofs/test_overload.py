@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+import pytest
 from tests.chaos.findings import Findings
 from tests.chaos.history import HistoryChecker
 from tests.proof_settings import short_or_long
@@ -20,6 +21,8 @@ from tests.proofs.overload_server import TENANTS, ledger_in, make_engine
 from tests.proofs.report import PropertyResult, Report
 
 from palaver.messages import Conversation, Message
+
+pytestmark = pytest.mark.alone
 
 PROPERTY = "overloaded"
 ROOT = Path(__file__).parents[2]

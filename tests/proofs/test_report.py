@@ -42,6 +42,13 @@ def test_an_undetected_mutant_stands_out() -> None:
     assert report.records()["a"]["mutants"] == "undetected(dedupe off)"
 
 
+def test_records_of_another_process_are_added() -> None:
+    report, other = make_report(), Report(lambda line: None)
+    other.add(PropertyResult(property="b", turns=3))
+    report.add_records(other.records())
+    assert {name: values["turns"] for name, values in report.records().items()} == {"a": 5, "b": 3}
+
+
 def test_saving_keeps_the_records_of_other_properties(tmp_path: Path) -> None:
     folder = tmp_path / "build"
     first = Report(lambda line: None, folder)
