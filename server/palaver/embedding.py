@@ -128,13 +128,15 @@ class Embeddings:
                 vectors = await self._embed([_make_valid(text) for _, text in batch])
             if len(vectors) != len(batch):
                 raise EngineError(f"{len(batch)} texts got {len(vectors)} vectors")
-            found |= {key: vector for (key, _), vector in zip(batch, vectors, strict=True)}
-        self._remember(keys, found)
+            computed = {key: vector for (key, _), vector in zip(batch, vectors, strict=True)}
+            self._remember(computed)  # at once: the caller may be cancelled before the last batch
+            found |= computed
+        self._remember({key: found[key] for key in keys})
         return [found[key] for key in keys]
 
-    def _remember(self, keys: Sequence[bytes], found: dict[bytes, list[float]]) -> None:
-        for key in keys:
-            self._cache[key] = found[key]
+    def _remember(self, vectors: dict[bytes, list[float]]) -> None:
+        for key, vector in vectors.items():
+            self._cache[key] = vector
             self._cache.move_to_end(key)
         while len(self._cache) > CACHED_VECTORS:
             self._cache.popitem(last=False)

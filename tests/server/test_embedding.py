@@ -1,5 +1,6 @@
 """The server's embeddings: a cache by content, and the choice of what computes them."""
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,6 +57,22 @@ async def test_many_texts_come_in_batches_and_the_cache_is_bounded() -> None:
     assert counter.asked == []
     await embeddings(texts[:1])
     assert counter.asked == [["0"]]
+
+
+async def test_a_cancelled_call_keeps_what_it_has_computed() -> None:
+    class Slow(Counter):
+        async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+            if self.asked:
+                await asyncio.get_running_loop().create_future()
+            return await super().embed(texts)
+
+    slow = Slow()
+    embeddings = Embeddings("m", slow.embed)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await embeddings([str(number) for number in range(2 * BATCH_SIZE)])
+    assert await embeddings(["0"]) == [[1.0]]
+    assert len(slow.asked) == 1
 
 
 async def test_half_of_a_surrogate_pair_reaches_no_embedder() -> None:

@@ -30,6 +30,9 @@ LEAST_CONTENT = 20
 _INSTRUCTION = re.compile(r"\s*([^\n:：?？]{3,120}[:：?？\n])\s*(\S(?s:.*))")
 RETRY_SECONDS = 60.0
 """Time without vectors after their computation has failed."""
+EVIDENCE_TIMEOUT = 15.0
+"""Seconds that a message waits for vectors, and as many for the knowledge base: then it is routed
+without them."""
 
 
 class RankedSkill(NamedTuple):
@@ -78,12 +81,14 @@ class Ranker:
         embeddings: Embeddings | None = None,
         knowledge: KnowledgeBase | None = None,
         clock: Callable[[], float] = time.monotonic,
+        timeout: float = EVIDENCE_TIMEOUT,
     ) -> None:
         self._skills = skills
         self._default = default
         self._embeddings = embeddings
         self._documents = DocumentMatcher(knowledge, embeddings) if knowledge else None
         self._clock = clock
+        self._timeout = timeout
         self._retry_at = 0.0
         self._by_words: ExampleClassifier | None = None
         self._by_meaning: ExampleClassifier | None = None
@@ -128,7 +133,14 @@ class Ranker:
         mass = chances[reader] + others
         if self._documents is None or self._default not in chances or mass < LEAST_MASS:
             return None
-        match = await self._documents.match(tenant, text)
+        match = None
+        try:
+            async with asyncio.timeout(self._timeout):
+                match = await self._documents.match(tenant, text)
+        except TimeoutError:
+            log.warning(
+                "routing without the knowledge base: it takes longer than %g s", self._timeout
+            )
         if match is not None:
             by_examples = (chances[reader] + 1e-6) / (others + 1e-6)
             by_documents = match.probability / (1 - match.probability)
@@ -145,9 +157,10 @@ class Ranker:
     async def _classifier_for(self, text: str) -> tuple[ExampleClassifier, Vector | None]:
         if self._embeddings is not None and self._clock() >= self._retry_at:
             try:
-                [vector] = await self._embeddings([text])
-                return await self._fit_by_meaning(self._embeddings), vector
-            except EngineError as error:
+                async with asyncio.timeout(self._timeout):
+                    [vector] = await self._embeddings([text])
+                    return await self._fit_by_meaning(self._embeddings), vector
+            except (EngineError, TimeoutError) as error:
                 self._retry_at = self._clock() + RETRY_SECONDS
                 log.warning("routing by words alone: %s", describe_error(error))
         async with self._fitting:

@@ -97,6 +97,29 @@ async def test_words_are_compared_while_there_are_no_vectors() -> None:
     assert (await ranker.rank("chez le coiffeur")).best.skill == "barber"
 
 
+async def test_what_hangs_delays_no_message_for_long() -> None:
+    async def hang(texts: Sequence[str]) -> list[list[float]]:
+        await asyncio.Event().wait()
+        return []
+
+    class Hanging(ListKnowledge):
+        async def search(self, tenant: str, query: str, limit: int) -> tuple[()]:
+            await asyncio.Event().wait()
+            return ()
+
+    ranker = Ranker(
+        BUILT_IN,
+        default="chat",
+        embeddings=Embeddings("m", hang),
+        knowledge=Hanging(),
+        timeout=0.02,
+    )
+    ranking = await ranker.rank("what does the handbook say about holidays?", tenant="default")
+    assert not ranking.embedded
+    assert ranking.match is None
+    assert ranking.best.skill == "qa"
+
+
 async def test_the_probabilities_leave_room_for_no_skill() -> None:
     ranking = await Ranker(BUILT_IN, default="chat").rank("qwertz uiop asdf")
     assert sum(ranking.examples.values()) == pytest.approx(1)
