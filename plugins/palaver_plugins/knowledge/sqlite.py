@@ -1,6 +1,8 @@
 """Knowledge base ``sqlite``: one file, full-text search, and vectors where there is an embedder."""
 
 import asyncio
+import contextlib
+import dataclasses
 import functools
 import logging
 import sqlite3
@@ -9,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pydantic
 
@@ -33,7 +35,7 @@ from palaver import (
 from palaver_plugins.knowledge.files import read_content
 from palaver_plugins.knowledge.index import BUSY_TIMEOUT_SECONDS, VECTOR_MEMORY, SearchIndex
 from palaver_plugins.knowledge.terms import MAX_QUERY_CHARACTERS
-from palaver_plugins.knowledge.vectors import Ranked
+from palaver_plugins.knowledge.vectors import Missing, Ranked, rank_vectors
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -53,6 +55,9 @@ question in another language than the documents shares names with them, or nothi
 are those that find most in SQuAD and SciTLDR."""
 EMBEDDING_BATCH = 16
 """Passages in one request for embeddings: a question waits for one request at most."""
+MAX_EMBEDDED_PASSAGES = 256
+"""Passages of a conversation's files that get vectors, some 30,000 tokens; longer files are
+searched by words alone."""
 REPORT_SECONDS = 10.0
 """Time between two lines of the log about the vectors that are still to compute."""
 
@@ -152,9 +157,24 @@ class SqliteKnowledge:
     async def search_in(
         self, documents: Sequence[Document], query: str, limit: int
     ) -> tuple[Passage, ...]:
-        """Search in an index in memory, by words alone."""
-        return await asyncio.to_thread(
-            _search_in_memory, documents, query, limit, self._search_timeout
+        """Search in an index in memory. The vectors of a file's passages are computed with the
+        first question, and by the server's cache not again with the next ones."""
+        found = await asyncio.to_thread(
+            _search_in_memory, documents, query, max(limit, FUSION_DEPTH), self._search_timeout
+        )
+        by_vector: list[Ranked] = []
+        if self._embed is not None and 0 < len(found.texts) <= MAX_EMBEDDED_PASSAGES:
+            try:
+                own, *vectors = await self._embed(
+                    [query[:MAX_QUERY_CHARACTERS], *(text for _, text in found.texts)]
+                )
+                ranked = rank_vectors([key for key, _ in found.texts], vectors, own)
+                by_vector = ranked[:FUSION_DEPTH]
+            except PalaverError as error:
+                log.warning("searching a file by words only: %s", describe_error(error))
+        fused = fuse_rankings(found.by_words, by_vector) if by_vector else found.by_words
+        return tuple(
+            dataclasses.replace(found.passages[key], score=score) for key, score, _ in fused[:limit]
         )
 
     async def search(self, tenant: str, query: str, limit: int) -> tuple[Passage, ...]:
@@ -314,16 +334,26 @@ class _IndexThread:
             self._thread = None
 
 
+class _FoundInFiles(NamedTuple):
+    """Passages of files by key, their ranking by words, and the texts to embed of the first
+    `MAX_EMBEDDED_PASSAGES` and one more."""
+
+    by_words: list[Ranked]
+    texts: list[Missing]
+    passages: dict[int, Passage]
+
+
 def _search_in_memory(
     documents: Sequence[Document], query: str, limit: int, timeout: float
-) -> tuple[Passage, ...]:
-    index = SearchIndex(Path(":memory:"), search_timeout=timeout)
-    try:
+) -> _FoundInFiles:
+    with contextlib.closing(SearchIndex(Path(":memory:"), search_timeout=timeout)) as index:
         for document in documents:
             index.add("", document)
-        return index.read_passages(index.rank_by_words("", query, limit))
-    finally:
-        index.close()
+        by_words = index.rank_by_words("", query, limit)
+        texts = index.vectors.find_missing(0, MAX_EMBEDDED_PASSAGES + 1)
+        keys = list({each.key for each in (*by_words, *texts)})
+        passages = index.read_passages([Ranked(key, 0.0) for key in keys])
+        return _FoundInFiles(by_words, texts, dict(zip(keys, passages, strict=True)))
 
 
 def _build(settings: SqliteKnowledgeSettings, build_context: BuildContext) -> KnowledgeBase:

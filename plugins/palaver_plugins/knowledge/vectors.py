@@ -95,6 +95,15 @@ def _enlarge(array: NDArray[Any], room: int) -> NDArray[Any]:  # Any: of each ty
     return larger
 
 
+def rank_vectors(
+    keys: Sequence[int], vectors: Sequence[Sequence[float]], query: Sequence[float]
+) -> list[Ranked]:
+    """Return the passages, those nearest to the query first."""
+    scores = np.array(vectors, dtype=np.float32) @ np.asarray(query, dtype=np.float32)
+    found = map(Ranked, keys, scores.tolist())
+    return sorted(found, key=lambda ranked: (-ranked.score, ranked.key))
+
+
 class Vectors:
     """Vectors of one connection. Use it from the connection's thread.
 

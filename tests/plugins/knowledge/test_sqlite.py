@@ -481,6 +481,32 @@ async def test_words_and_vectors_are_searched_alone_too(tmp_path: Path) -> None:
         assert [found.document for found in (*by_words, *by_vectors)] == ["dogs", "cats"]
 
 
+async def test_files_are_searched_by_meaning(tmp_path: Path) -> None:
+    embed = AxisEmbeddings()
+    async with open_knowledge(tmp_path / "k.sqlite", embeddings=True) as knowledge:
+        assert await knowledge.search_in(DOCUMENTS, "kitten", 2) == ()
+        knowledge.use_embeddings(embed, "axes")
+        first, _ = await knowledge.search_in(DOCUMENTS, "kitten", 2)
+        assert (first.document, first.text) == ("cats", DOCUMENTS[0].text)
+        assert first.score == pytest.approx(0.35)
+        embed.fails = True
+        assert await knowledge.search_in(DOCUMENTS, "kitten", 2) == ()
+        [found] = await knowledge.search_in(DOCUMENTS, "cats hunt", 2)
+        assert found.document == "cats"
+        assert await knowledge.search("default", "kitten", 2) == ()
+
+
+async def test_long_files_are_searched_by_words_alone(tmp_path: Path) -> None:
+    embed = AxisEmbeddings()
+    sections = "\n\n".join(f"# Part {n}\n\nText {n} of cats." for n in range(257))
+    long = Document(id="long", title="", text=sections)
+    async with open_knowledge(tmp_path / "k.sqlite", embeddings=True) as knowledge:
+        knowledge.use_embeddings(embed, "axes")
+        assert await knowledge.search_in([long], "kitten", 2) == ()
+        [found, _] = await knowledge.search_in([long], "text 200", 2)
+        assert (found.section, embed.texts) == ("Part 200", [])
+
+
 async def test_vectors_that_need_more_memory_than_set_are_not_searched(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
