@@ -20,6 +20,7 @@ from palaver import (
 from palaver_skills import prompts
 from palaver_skills.citations import CitationFilter, add_heading, find_cited, find_closest
 from palaver_skills.documents import read_documents, read_earlier_documents
+from palaver_skills.follow_ups import rewrite_follow_up
 from palaver_skills.token_budget import count_prompt_room, limit_reply_tokens, split_to_tokens
 
 NO_PASSAGES = (
@@ -115,10 +116,12 @@ class QA(Skill):
                 f"The question is too long: it has {len(question)} characters, "
                 f"at most {self.settings.max_characters} are allowed."
             )
-        found = await self._find_passages(turn, question)
+        rewritten = await rewrite_follow_up(turn, question)
+        found = await self._find_passages(turn, rewritten or _build_query(turn, question))
         if not found:
             await self._answer_without_passages(turn, question)
             return
+        question = rewritten or question
         reply = limit_reply_tokens(turn, self.settings.max_tokens)
         passages = await _fit_passages(turn, found, question, reply)
         answer = await turn.stream(
@@ -153,10 +156,10 @@ class QA(Skill):
             ),
         )
 
-    async def _find_passages(self, turn: Turn[Arguments], question: str) -> tuple[Passage, ...]:
+    async def _find_passages(self, turn: Turn[Arguments], query: str) -> tuple[Passage, ...]:
         """Return passages of the documents of the message; else of the knowledge base, and of the
         documents that were sent last."""
-        query, limit = _build_query(turn, question), self.settings.passages
+        limit = self.settings.passages
         if documents := await read_documents(turn):
             found = await turn.search_in(documents, query, limit)
             return found or tuple(map(_beginning, documents))

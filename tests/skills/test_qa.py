@@ -6,7 +6,7 @@ import pytest
 
 from palaver import Document, EngineInfo
 from palaver.testing import ScriptedEngine, converse
-from palaver_skills import prompts
+from palaver_skills import follow_ups, prompts
 from palaver_skills.qa import FROM_GENERAL_KNOWLEDGE, NO_PASSAGES, QA
 
 SHOP = (
@@ -73,13 +73,13 @@ async def test_documents_that_do_not_tell_are_not_cited() -> None:
 async def test_without_a_passage_the_model_answers_and_the_reply_says_so(
     knowledge: tuple[Document, ...],
 ) -> None:
-    engine = ScriptedEngine("An instrument.", "Of wood.")
+    engine = ScriptedEngine("An instrument.", "Of what is a xylophone?", "Of wood.")
     async with converse(QA, engine=engine, knowledge=knowledge) as chat:
         reply = await chat.say("What is a xylophone?")
         assert reply == f"{FROM_GENERAL_KNOWLEDGE}\n\nAn instrument."
         assert not reply.citations
         await chat.say("Xylophone, of what?")
-        contents = [message.content for message in engine.requests[1].messages]
+        contents = [message.content for message in engine.requests[2].messages]
         assert contents[0] == prompts.CHAT
         assert contents[-1] == "Xylophone, of what?"
         assert reply in contents
@@ -112,13 +112,65 @@ async def test_passages_are_cut_to_fit_the_context_window() -> None:
         assert prompt.endswith("Question: goods?")
 
 
-async def test_a_short_follow_up_is_searched_for_with_the_question_before_it() -> None:
-    engine = ScriptedEngine("Thirty days. [1]", "On Sundays too. [1]")
+async def test_a_follow_up_is_asked_with_what_it_refers_to() -> None:
+    whole = "Until when can I return goods on Sundays?"
+    engine = ScriptedEngine("Thirty days. [1]", f"{whole}\n", "On Sundays too. [1]")
+    async with converse(QA, engine=engine, knowledge=SHOP) as chat:
+        await chat.say(QUESTION)
+        reply = await chat.say("And on Sundays?")
+        assert (reply, reply.citations[0].document) == ("On Sundays too. [1]", "returns")
+    system, rewriting = engine.requests[1].messages
+    assert system.content == follow_ups.REWRITE
+    assert rewriting.content == (
+        f"Person: {QUESTION}\nAssistant: Thirty days. [1]\n\nLast question: And on Sundays?"
+    )
+    assert engine.requests[1].sampling.max_tokens == 96
+    assert engine.requests[2].messages[-1].content.endswith(f"\n\nQuestion: {whole}")
+
+
+@pytest.mark.parametrize("written", ["", "two\nlines", "long " * 100])
+async def test_a_follow_up_that_is_not_rewritten_is_searched_for_with_the_question_before_it(
+    written: str,
+) -> None:
+    engine = ScriptedEngine("Thirty days. [1]", written, "On Sundays too. [1]")
     async with converse(QA, engine=engine, knowledge=SHOP) as chat:
         await chat.say(QUESTION)
         reply = await chat.say("And on Sundays?")
         assert reply.citations[0].document == "returns"
-        assert engine.requests[1].messages[-1].content.endswith("Question: And on Sundays?")
+        assert engine.requests[2].messages[-1].content.endswith("Question: And on Sundays?")
+
+
+async def test_a_demonstration_model_rewrites_nothing() -> None:
+    engine = SmallEngine("Thirty days. [1]", "On Sundays too. [1]")
+    async with converse(QA, engine=engine, knowledge=SHOP) as chat:
+        await chat.say(QUESTION)
+        reply = await chat.say("And on Sundays?")
+        assert (reply, len(engine.requests)) == ("On Sundays too. [1]", 2)
+        assert reply.citations[0].document == "returns"
+
+
+@pytest.mark.parametrize(
+    ("question", "refers"),
+    [
+        ("When does the shop open today?", False),
+        ("When does it open on the other days?", True),
+        ("Wann macht der Laden morgens auf?", False),
+        ("Und für Schüler?", True),
+        ("Wie lange dauert es damit am Wochenende?", True),
+        ("商店星期天早上几点开门营业？", False),
+        ("星期天呢？", True),
+        ("it " * 100, False),
+    ],
+)
+async def test_only_questions_that_refer_to_something_are_rewritten(
+    question: str, refers: bool
+) -> None:
+    engine = ScriptedEngine("Thirty days. [1]", *["When does the shop open?"] * refers, "Six. [1]")
+    async with converse(QA, engine=engine, knowledge=SHOP) as chat:
+        await chat.say(QUESTION)
+        await chat.say(question)
+    systems = [request.messages[0].content for request in engine.requests[1:]]
+    assert (follow_ups.REWRITE in systems) == refers
 
 
 async def test_a_question_may_come_as_an_argument() -> None:
