@@ -351,7 +351,7 @@ def _search_in_memory(
             index.add("", document)
         by_words = index.rank_by_words("", query, limit)
         texts = index.vectors.find_missing(0, MAX_EMBEDDED_PASSAGES + 1)
-        keys = list({each.key for each in (*by_words, *texts)})
+        keys = list({each.key for each in by_words} | {each.key for each in texts})
         passages = index.read_passages([Ranked(key, 0.0) for key in keys])
         return _FoundInFiles(by_words, texts, dict(zip(keys, passages, strict=True)))
 
