@@ -45,6 +45,7 @@ MAX_STALL = 0.05
 NOT_OF_CLIENTS = (
     "palaver.config.",  # settings
     "palaver.cli.",
+    "palaver.evaluation.",  # the data of an operator
     "palaver.models.",  # model cards
     "palaver.testing.",
     "palaver_plugins.knowledge.",  # documents, in a process with a deadline
