@@ -85,7 +85,7 @@ def knowledge() -> None:
 @_tenant
 @click.pass_obj
 def add(console: Console, paths: tuple[str, ...], tenant: str) -> None:
-    """Add files and the files in folders: Markdown, text, HTML, PDF, Word.
+    """Add files and folders: Markdown, text, HTML, PDF, Word.
 
     A file that was added before is replaced if it has changed. A file that cannot be read is
     reported; the other files are added, and the exit code is 2.
@@ -110,9 +110,10 @@ def add(console: Console, paths: tuple[str, ...], tenant: str) -> None:
 @_tenant
 @click.pass_obj
 def sync(console: Console, sources: tuple[str, ...], tenant: str) -> None:
-    """Add what is new or has changed in folders and sitemaps, remove what has vanished.
+    """Bring the documents up to date with folders and sitemaps.
 
-    A source is a folder, or the address of a sitemap: its pages are fetched by the rules of the
+    What is new or has changed is added, what has vanished is removed. A source is a folder, or the
+    address of a sitemap: its pages are fetched by the rules of the
     settings [fetch]. A file that has not changed is not read again; a page that has not changed
     since the time in the sitemap is not fetched again.
     """
