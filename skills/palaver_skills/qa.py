@@ -21,6 +21,7 @@ from palaver_skills import prompts
 from palaver_skills.citations import CitationFilter, add_heading, find_cited, find_closest
 from palaver_skills.documents import read_documents, read_earlier_documents
 from palaver_skills.follow_ups import rewrite_follow_up
+from palaver_skills.quotes import FilterChain, QuoteFilter
 from palaver_skills.token_budget import count_prompt_room, limit_reply_tokens, split_to_tokens
 
 NO_PASSAGES = (
@@ -128,7 +129,9 @@ class QA(Skill):
             prompts.build_grounded_question(enumerate(passages, 1), question),
             system=prompts.GROUNDED,
             sampling=Sampling(max_tokens=reply, temperature=self.settings.temperature),
-            through=CitationFilter(found[: len(passages)]),
+            through=FilterChain(
+                CitationFilter(found[: len(passages)]), QuoteFilter([*passages, question])
+            ),
         )
         if prompts.NOT_IN_DOCUMENTS.rstrip(".") in answer:
             return
