@@ -22,7 +22,9 @@ async def complete_text(visitor: Visitor) -> str:
     await expect(visitor.page.locator("#announcement")).to_have_text(
         "The reply is complete.", timeout=TIMEOUT_MILLISECONDS
     )
-    return await visitor.page.locator(".reply").inner_text()
+    reply = visitor.page.locator(".reply")
+    await expect(reply).not_to_contain_class("streaming")
+    return await reply.inner_text()
 
 
 async def test_a_reply_in_the_widget_continues_when_its_server_is_killed(tmp_path: Path) -> None:

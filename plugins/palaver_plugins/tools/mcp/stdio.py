@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -84,7 +85,7 @@ class ServerProcess:
                 read_stream.close()
                 write_stream.close()
                 with anyio.CancelScope(shield=True):
-                    await _stop(process)
+                    await _finish(_stop(process))
                 group.cancel_scope.cancel()
 
     async def _read(
@@ -159,6 +160,19 @@ def _parse(line: bytes) -> SessionMessage | None:
         return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
     except ValueError:
         return None
+
+
+async def _finish(work: Coroutine[Any, Any, None]) -> None:
+    """Run something to its end. A cancellation of this task takes effect afterwards."""
+    task = asyncio.create_task(work)
+    cancellation: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancellation = error
+    if cancellation is not None:
+        raise cancellation
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

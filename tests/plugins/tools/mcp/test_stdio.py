@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import sys
 from pathlib import Path
 
 import anyio
@@ -109,6 +110,35 @@ async def test_a_start_that_is_cancelled_leaves_no_process_behind(tmp_path: Path
             async with ServerProcess(settings).connect(asyncio.Event()):
                 await anyio.sleep_forever()
     gc.collect()  # a process that is not waited for warns, and the warning is an error
+
+
+STUBBORN = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with open("pid", "w") as file:
+    print(os.getpid(), file=file)
+time.sleep(60)
+"""
+
+
+async def test_a_stop_that_is_cancelled_ends_the_process_all_the_same(tmp_path: Path) -> None:
+    settings = McpServerSettings(
+        command=sys.executable, args=("-c", STUBBORN), directory=str(tmp_path)
+    )
+    pid = tmp_path / "pid"
+
+    async def connect() -> None:
+        async with ServerProcess(settings).connect(asyncio.Event()):
+            await anyio.sleep_forever()
+
+    connecting = asyncio.create_task(connect())
+    await eventually(lambda: pid.exists() and pid.read_text().endswith("\n"))
+    for _ in range(5):
+        connecting.cancel()
+        await asyncio.sleep(0.05)
+    await asyncio.wait([connecting])
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
 
 
 async def test_the_end_of_a_turn_cancels_its_call(tmp_path: Path) -> None:
