@@ -130,6 +130,8 @@ class SearchIndex:
         columns = {row[1] for row in self._db.execute("PRAGMA table_info(documents)")}
         for column in {"name", "digest", "fingerprint", "origin"} - columns:
             self._db.execute(f"ALTER TABLE documents ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
+        if "fingerprint" not in columns:  # documents count as changed, and get one
+            self._db.execute("UPDATE documents SET digest = ''")
         for owner in self._tenants():
             documents = self._db.execute(
                 "SELECT id, key FROM documents WHERE tenant = ? ORDER BY key", (owner,)

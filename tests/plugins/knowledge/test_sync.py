@@ -1,6 +1,8 @@
 """``palaver knowledge sync``: folders and sitemaps, of which only what has changed is read."""
 
+import contextlib
 import functools
+import sqlite3
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -130,6 +132,18 @@ def test_only_changed_files_are_read_and_vanished_ones_removed(
     )
     assert listed(console) == ["cats.md", "new.md", "other.md"]
     assert "Cats hunt." in run(console, "search", "hunt").output
+
+
+def test_files_of_an_older_version_are_read_once_more(
+    console: Console, folder: Path, tmp_path: Path
+) -> None:
+    run(console, "sync", folder)
+    with contextlib.closing(sqlite3.connect(tmp_path / "data" / "knowledge.sqlite")) as db, db:
+        db.execute("ALTER TABLE documents DROP COLUMN fingerprint")
+        db.execute("ALTER TABLE documents DROP COLUMN origin")
+        db.execute("PRAGMA user_version=7")
+    assert run(console, "sync", folder).output == "Added 2 documents with 2 passages.\n"
+    assert "2 documents unchanged." in run(console, "sync", folder).output
 
 
 def test_a_file_that_cannot_be_read_any_more_is_not_removed(console: Console, folder: Path) -> None:
