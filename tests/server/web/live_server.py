@@ -38,7 +38,7 @@ from palaver.tools import Tool
 from palaver.turns.turn import Turn
 from palaver.web.listener import listening
 
-TIMEOUT_SECONDS = 5.0
+TIMEOUT_SECONDS = 30.0
 Frame = dict[str, Any]  # JSON values
 
 
