@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from click.testing import CliRunner
 from tests.plugins.embedders.suite import check_embedder
+from tests.plugins.knowledge.suite import check_knowledge_base
 from tests.server.skills_under_test import Parrot
 from tests.server.web.live_server import eventually
 
@@ -162,6 +163,7 @@ async def test_the_knowledge_base_finds(
     knowledge = build(registry.knowledge["words"], build_context)
     lamp = Document(id="lamp.txt", title="Lamp", text="The lamp turns slowly.")
     bell = Document(id="bell.txt", title="Bell", text="The bell rings loudly.")
+    await check_knowledge_base(knowledge)
     assert await knowledge.add("t", [lamp, bell]) == 2
     assert [p.document for p in await knowledge.search("t", "which lamp turns", 4)] == ["lamp.txt"]
     assert await knowledge.search("other", "which lamp turns", 4) == ()
