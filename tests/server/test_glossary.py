@@ -5,6 +5,8 @@ import functools
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text("utf-8")
 
@@ -51,6 +53,7 @@ def parts(identifier: str) -> set[tuple[str, ...]]:
     return {tuple(split[start:end]) for end in ends for start in range(end)}
 
 
+@pytest.mark.slow
 def test_identifiers_use_the_names_of_the_glossary() -> None:
     replaced = replaced_words()
     assert len(replaced) > 15

@@ -51,6 +51,7 @@ def modules() -> list[Path]:
     ]
 
 
+@pytest.mark.slow
 def test_only_listed_modules_read_the_wall_clock() -> None:
     found = {
         str(path.relative_to(ROOT))

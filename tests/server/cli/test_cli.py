@@ -38,6 +38,7 @@ def test_skills_list_tells_where_each_comes_from() -> None:
     assert f"(palaver-server {palaver.__version__})" in output
 
 
+@pytest.mark.slow
 def test_route_shows_the_decision() -> None:
     output = invoke("skills", "route", "/translate to German: hello").output
     assert "skill      translation" in output
@@ -45,6 +46,7 @@ def test_route_shows_the_decision() -> None:
     assert "%" in output
 
 
+@pytest.mark.slow
 def test_route_explains_the_evidence() -> None:
     output = invoke("skills", "route", "--explain", "--previous", "qa", "warum ist das so?").output
     for line in ("examples   compared by words", "documents  ", "follows    a reply of qa"):

@@ -304,6 +304,7 @@ def test_a_text_metric_needs_what_is_expected() -> None:
         suite_metrics(suite(metrics=["f1"], rows=rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", built_in_suites())
 def test_a_built_in_suite_is_complete(name: str) -> None:
     for library in ("ir_measures", "rouge_score", "sacrebleu", "sklearn"):
