@@ -132,19 +132,23 @@ async def record_takeover(browser: Browser, folder: Path, redis: str) -> Takeove
         await second.start(*settings)
         async with FaultProxy(first.address) as balancer:
             observer = await _open_page(browser, balancer.address)
-            balancer.target = second.address  # for later connections
-            return await _record_kill(observer, first, second, log_in(folder))
+            return await _record_kill(observer, balancer, first, second, log_in(folder))
     finally:
         await asyncio.gather(first.kill(), second.kill())
 
 
 async def _record_kill(
-    observer: ReplyObserver, first: ServeProcess, second: ServeProcess, log: Path
+    observer: ReplyObserver,
+    balancer: FaultProxy,
+    first: ServeProcess,
+    second: ServeProcess,
+    log: Path,
 ) -> Takeover:
     page, ran_first = observer.page, dict.fromkeys(TEXTING[:-1], first.pid)
     second.signal(signal.SIGSTOP)  # so that the first server claims the turn
     await observer.send(TEXT)
     await wait_for_active([first])
+    balancer.target = second.address  # for later connections
     second.signal(signal.SIGCONT)
     reply = expect(page.locator(".reply"))
     await reply.to_contain_text(KILL_AFTER, timeout=TIMEOUT_SECONDS * 1000)

@@ -244,9 +244,11 @@ SCENARIOS: dict[str, Scenario] = {
     "knowledge add": lambda installation, server: installation.run(
         "knowledge", "add", HOSTILE_NAME
     ),
+    "knowledge embed": run_only("knowledge", "embed", HOSTILE),
     "knowledge list": after(Installation.add_document, "knowledge", "list"),
     "knowledge remove": run_only("knowledge", "remove", HOSTILE),
     "knowledge search": after(Installation.add_document, "knowledge", "search", "words"),
+    "knowledge sync": run_only("knowledge", "sync", HOSTILE_NAME),
     "mcp approve": run_only("mcp", "approve", HOSTILE),
     "mcp list": with_server("mcp", "list"),
     "mcp test": run_only("mcp", "test", HOSTILE),

@@ -39,6 +39,8 @@ from palaver.turns.turn import Turn
 from palaver.web.listener import listening
 
 TIMEOUT_SECONDS = 30.0
+PATIENT = DispatchSettings(lease=TIMEOUT_SECONDS)
+"""No turn begins again because the machine is busy: scripted engines answer once."""
 Frame = dict[str, Any]  # JSON values
 
 
@@ -220,7 +222,7 @@ async def open_live_server(
         admission=admission or AdmissionSettings(),
         connections=connections or ConnectionSettings(),
         ledger=ledger_settings or LedgerSettings(),
-        dispatch=dispatch or DispatchSettings(),
+        dispatch=dispatch or PATIENT,
         files=files or FilesSettings(),
         agents=agents or AgentSettings(),
         routing=RoutingSettings(default="parrot", threshold=1.0, consult_engine=False),
