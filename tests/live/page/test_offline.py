@@ -41,6 +41,9 @@ KEPT = """async () => {
   }
   return kept;
 }"""
+IS_LISTED = """
+async (title) => (await (await fetch("/v1/conversations")).text()).includes(title)
+"""
 
 
 UPDATED = """async () => {
@@ -188,6 +191,7 @@ async def test_messages_of_other_conversations_are_sent_too(
             await chat.page.wait_for_function(
                 f"() => localStorage['palaver.unsent.{thread}'] === undefined"
             )
+            await chat.page.wait_for_function(IS_LISTED, arg=f"message of {thread}")
             await chat.page.reload()
             await link.click()
             await expect(chat.page.locator(".reply")).to_have_text(f"message of {thread}")
