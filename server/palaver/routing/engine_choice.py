@@ -32,7 +32,7 @@ class EngineChoice:
     def __init__(self, engine: Engine, skills: Mapping[str, type[Skill]]) -> None:
         self._engine = engine
         self._skills = skills
-        self._trial: asyncio.Task[bool] | None = None
+        self._trial: asyncio.Task[bool | None] | None = None
 
     async def close(self) -> None:
         if self._trial is not None:
@@ -43,7 +43,12 @@ class EngineChoice:
         """Return a skill; None while the trial runs, if it was not passed, or without an engine."""
         if self._trial is None:
             self._trial = asyncio.create_task(self._try_out(), name="palaver-engine-choice")
-        if not self._trial.done() or self._trial.cancelled() or not self._trial.result():
+        if not self._trial.done() or self._trial.cancelled():
+            return None
+        is_good = self._trial.result()
+        if is_good is None:
+            self._trial = None  # the next message tries again
+        if not is_good:
             return None
         try:
             return await self._ask(
@@ -61,8 +66,8 @@ class EngineChoice:
         if self._trial is not None:
             await asyncio.wait([self._trial])
 
-    async def _try_out(self) -> bool:
-        """Return whether the model chooses much better than chance."""
+    async def _try_out(self) -> bool | None:
+        """Return whether the model chooses much better than chance; None: the engine failed."""
         rounds = itertools.zip_longest(
             *([(name, text) for text in skill.examples] for name, skill in self._skills.items())
         )
@@ -70,8 +75,8 @@ class EngineChoice:
         try:
             chosen = [await self._ask(f"route-trial-{new_id()}", text) for _, text in examples]
         except EngineError as error:
-            log.warning("the engine chooses no skills: %s", describe_error(error))
-            return False
+            log.warning("the engine chooses no skills yet: %s", describe_error(error))
+            return None
         right = sum(choice == name for choice, (name, _) in zip(chosen, examples, strict=True))
         is_good = is_better_than_chance(right, len(examples), len(self._skills))
         log.info(

@@ -263,7 +263,7 @@ class Router:
             reason = DOCUMENTS_REASON
         return Decision(skill=best.skill, reason=reason, text=message.text, score=best.probability)
 
-    async def _ask_engine(self, message: Message, ranking: Ranking | None) -> Decision | None:
+    async def _ask_engine(self, message: Message, ranking: Ranking) -> Decision | None:
         chosen = await self._engine_choice.choose(message) if self._engine_choice else None
         if chosen is None:
             return None
@@ -279,6 +279,5 @@ def _read_groups(match: PatternMatch) -> dict[str, str]:
     return {name: value.strip() for name, value in match.groupdict().items() if value}
 
 
-def _find_probability(ranking: Ranking | None, skill: str) -> float | None:
-    ranked = ranking.skills if ranking else []
-    return next((r.probability for r in ranked if r.skill == skill), None)
+def _find_probability(ranking: Ranking, skill: str) -> float | None:
+    return next((r.probability for r in ranking.skills if r.skill == skill), None)

@@ -11,6 +11,7 @@ from tests.server.web.live_server import eventually
 from palaver import NotFound, Skill, Turn
 from palaver.config.settings import RoutingSettings, Settings
 from palaver.engine import Engine, EngineInfo, GenerationRequest
+from palaver.errors import EngineUnavailable
 from palaver.messages import Attachment, Conversation, Message, ProgramRequest, new_id
 from palaver.plugins import load_plugins
 from palaver.routing import Decision, Router
@@ -158,6 +159,24 @@ async def test_the_default_answers_when_the_engine_fails() -> None:
     assert (await chooser.route(message("qwertz uiop"))).skill == "parrot"
     await chooser.wait_for_trial()
     assert (await chooser.route(message("qwertz uiop"))).skill == "parrot"
+    await chooser.close()
+
+
+async def test_a_trial_that_a_failing_engine_ended_is_repeated() -> None:
+    problems = [EngineUnavailable("it starts", retry_after=1)]
+
+    def answer(request: GenerationRequest) -> str:
+        if problems:
+            raise problems.pop()
+        return choose_well(request)
+
+    engine = ScriptedEngine(answer)
+    chooser = router(engine, await engine.start())
+    for _ in range(3):
+        decision = await chooser.route(message("qwertz uiop"))
+        await chooser.wait_for_trial()
+    assert (decision.skill, problems) == ("parrot", [])
+    assert (await chooser.route(message("qwertz uiop"))).skill == "broken"
     await chooser.close()
 
 
