@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from palaver import Sampling, Turn, is_unspaced
+from palaver import HistoryEntry, Sampling, Turn, is_unspaced
 
 REWRITE = (
     "Rewrite the last question so that it can be understood without the conversation: put in what "
@@ -34,8 +34,7 @@ _LONGEST, _TOKENS = 300, 96
 async def rewrite_follow_up(turn: Turn[Any], question: str) -> str:
     """Return a question that follows a reply of the same skill with what it refers to; empty for a
     question that refers to nothing, and where the engine writes none."""
-    last = turn.history[-1] if turn.history else None
-    if last is None or last.role != "assistant" or last.skill != turn.skill:
+    if _own_reply(turn) is None:
         return ""
     if turn.engine.demonstration or not _needs_context(question):
         return ""
@@ -50,6 +49,22 @@ async def rewrite_follow_up(turn: Turn[Any], question: str) -> str:
     )
     rewritten = written.strip().removeprefix("Last question:").strip()
     return rewritten if len(rewritten) <= _LONGEST and "\n" not in rewritten else ""
+
+
+def add_last_question(turn: Turn[Any], question: str) -> str:
+    """Return a search query: a short question with the one before it ("and on Sundays?")."""
+    last = _own_reply(turn)
+    if last is None or not question.isascii() or len(_WORD.findall(question)) > _FEW_WORDS:
+        return question
+    asked = next((x.text for x in turn.history if x.turn == last.turn and x.role == "user"), "")
+    return f"{asked}\n{question}".strip()
+
+
+def _own_reply(turn: Turn[Any]) -> HistoryEntry | None:
+    """Return the last reply, if it is of the same skill."""
+    last = turn.history[-1] if turn.history else None
+    is_own = last is not None and last.role == "assistant" and last.skill == turn.skill
+    return last if is_own else None
 
 
 def _needs_context(question: str) -> bool:

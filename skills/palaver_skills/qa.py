@@ -1,7 +1,6 @@
 """Question answering from passages of the knowledge base, with citations."""
 
 import itertools
-import re
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -20,7 +19,7 @@ from palaver import (
 from palaver_skills import prompts
 from palaver_skills.citations import CitationFilter, add_heading, find_cited, find_closest
 from palaver_skills.documents import read_documents, read_earlier_documents
-from palaver_skills.follow_ups import rewrite_follow_up
+from palaver_skills.follow_ups import add_last_question, rewrite_follow_up
 from palaver_skills.quotes import FilterChain, QuoteFilter
 from palaver_skills.token_budget import count_prompt_room, limit_reply_tokens, split_to_tokens
 
@@ -35,9 +34,6 @@ _DOCUMENTS = (
     r"(?:the|our|my)\s+(?:docs?|documents?|documentation|handbook|manual|knowledge base|wiki|guide"
     r"|polic(?:y|ies))"
 )
-_WORD = re.compile(r"[^\W_]+")
-_FOLLOW_UP = 5
-"""A question of fewer words is searched for together with the question before it."""
 _BEGINNING_CHARACTERS = 2_000
 _LEAST_PASSAGE = 48
 """Tokens of the shortest passage that is worth a cut."""
@@ -118,7 +114,7 @@ class QA(Skill):
                 f"at most {self.settings.max_characters} are allowed."
             )
         rewritten = await rewrite_follow_up(turn, question)
-        found = await self._find_passages(turn, rewritten or _build_query(turn, question))
+        found = await self._find_passages(turn, rewritten or add_last_question(turn, question))
         if not found:
             await self._answer_without_passages(turn, question)
             return
@@ -179,17 +175,6 @@ def _beginning(document: Document) -> Passage:
     """Return the beginning of a document that has no word of the question."""
     text = document.text[:_BEGINNING_CHARACTERS]
     return Passage(document=document.name, title=document.title, section="", number=1, text=text)
-
-
-def _build_query(turn: Turn[QA.Arguments], question: str) -> str:
-    """Return the search query: a short question with the one before it ("and on Sundays?")."""
-    if len(_WORD.findall(question)) >= _FOLLOW_UP or not question.isascii():
-        return question
-    last = turn.history[-1] if turn.history else None
-    if last is None or last.role != "assistant" or last.skill != QA.name:
-        return question
-    asked = next((x.text for x in turn.history if x.turn == last.turn and x.role == "user"), "")
-    return f"{asked}\n{question}".strip()
 
 
 async def _fit_passages(
