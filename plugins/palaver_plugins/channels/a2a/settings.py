@@ -1,10 +1,9 @@
 """Settings of the channel."""
 
-import ipaddress
-
 import pydantic
 
 from palaver import PluginSettings, check_url
+from palaver_plugins.networks import Networks
 
 
 class Settings(PluginSettings):
@@ -17,7 +16,7 @@ class Settings(PluginSettings):
         default="Answers questions and follows requests in a conversation.", min_length=1
     )
     """What the agent does, for its card."""
-    allowed_networks: tuple[str, ...] = ()
+    allowed_networks: Networks = ()
     """Networks beside the public internet that push notifications may reach, such as
     ``10.20.0.0/16``; there a URL may be ``http``."""
 
@@ -27,10 +26,3 @@ class Settings(PluginSettings):
         if value:
             check_url(value, ("https", "http"), "expected https://HOST", has_query=False)
         return value.rstrip("/")
-
-    @pydantic.field_validator("allowed_networks")
-    @classmethod
-    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for network in value:
-            ipaddress.ip_network(network, strict=False)
-        return value

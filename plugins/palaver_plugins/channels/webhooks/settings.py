@@ -1,12 +1,12 @@
 """Settings of the channel."""
 
-import ipaddress
 import re
 from typing import Self
 
 import pydantic
 
 from palaver import InvalidInput, PluginSettings, Secret, check_name, check_url
+from palaver_plugins.networks import Networks
 
 
 class EndpointSettings(PluginSettings):
@@ -22,7 +22,7 @@ class EndpointSettings(PluginSettings):
     callback: str = ""
     """URL that gets the replies, such as ``https://example.org/palaver``. Empty: they are read with
     messages of the type ``reply.read``."""
-    allowed_networks: tuple[str, ...] = ()
+    allowed_networks: Networks = ()
     """Networks beside the public internet where ``callback`` may be, such as ``10.20.0.0/16``;
     there it may be ``http``."""
 
@@ -41,13 +41,6 @@ class EndpointSettings(PluginSettings):
             check_url(value, ("https", "http"), "expected https://HOST/PATH", has_query=True)
         if "#" in value or "@" in value.partition("://")[2].partition("/")[0].partition("?")[0]:
             raise ValueError("it has a fragment, a user or a password, which are of no use here")
-        return value
-
-    @pydantic.field_validator("allowed_networks")
-    @classmethod
-    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for network in value:
-            ipaddress.ip_network(network, strict=False)
         return value
 
     @pydantic.model_validator(mode="after")

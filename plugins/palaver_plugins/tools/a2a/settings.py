@@ -1,10 +1,9 @@
 """Settings of the A2A client."""
 
-import ipaddress
-
 import pydantic
 
 from palaver import PluginSettings, Secret, check_url
+from palaver_plugins.networks import Networks
 from palaver_plugins.tools.pinned.names import check_names
 from palaver_plugins.tools.pinned.source import Kind
 
@@ -20,7 +19,7 @@ class AgentSettings(PluginSettings):
     ``/.well-known/agent-card.json``."""
     token: Secret | None = None
     """Bearer token for the agent, as a reference."""
-    allowed_networks: tuple[str, ...] = ()
+    allowed_networks: Networks = ()
     """Networks beside the public internet in which the agent may be, such as ``127.0.0.0/8``; by
     http only these are reached."""
     read_only: bool = False
@@ -48,13 +47,6 @@ class AgentSettings(PluginSettings):
     def _is_url(cls, value: str) -> str:
         check_url(value, ("http", "https"), "such as https://agent.example.org", has_query=False)
         return value.rstrip("/")
-
-    @pydantic.field_validator("allowed_networks")
-    @classmethod
-    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for network in value:
-            ipaddress.ip_network(network, strict=False)
-        return value
 
 
 class A2ASettings(PluginSettings):

@@ -1,11 +1,11 @@
 """Settings of the MCP client."""
 
-import ipaddress
 from pathlib import Path
 
 import pydantic
 
 from palaver import PluginSettings, Secret, check_url
+from palaver_plugins.networks import Networks
 from palaver_plugins.tools.pinned.names import check_names
 from palaver_plugins.tools.pinned.source import Kind
 
@@ -60,7 +60,7 @@ class McpServerSettings(PluginSettings):
     """Bearer token for ``url``, as a reference."""
     oauth: OAuthSettings | None = None
     """OAuth for ``url``, in place of ``token``."""
-    allowed_networks: tuple[str, ...] = ()
+    allowed_networks: Networks = ()
     """Networks beside the public internet in which ``url`` may be, such as ``127.0.0.0/8``; by http
     only these are reached."""
     tools: tuple[str, ...] = ()
@@ -98,13 +98,6 @@ class McpServerSettings(PluginSettings):
     def _is_url(cls, value: str) -> str:
         if value:
             check_url(value, ("http", "https"), "such as https://mcp.example.org/mcp")
-        return value
-
-    @pydantic.field_validator("allowed_networks")
-    @classmethod
-    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for network in value:
-            ipaddress.ip_network(network, strict=False)
         return value
 
     @pydantic.model_validator(mode="after")
