@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 SearchWay = Literal["words", "vectors"]
@@ -142,3 +143,15 @@ class DocumentReader(Protocol):
         self, documents: Sequence[Document], query: str, limit: int
     ) -> tuple[Passage, ...]:
         """Return at most ``limit`` passages of these documents, as `KnowledgeBase.search` does."""
+
+
+@runtime_checkable
+class FolderReader(Protocol):
+    """A knowledge base that reads files and folders of this machine, without storing anything."""
+
+    async def read_files(self, paths: Sequence[Path], limits: ReadLimits) -> tuple[Document, ...]:
+        """Return what ``palaver knowledge add`` would add. The ids are the files' real paths. The
+        knowledge base need not be started.
+
+        Raises `InvalidInput` that names the first path that cannot be read.
+        """

@@ -176,7 +176,7 @@ class Server:
         self._pipeline: Pipeline
         self._routers: list[Router] = []
         self._attachments = AttachmentReader(
-            self.files, knowledge, _read_limits(settings.knowledge), self.metrics
+            self.files, knowledge, read_limits(settings.knowledge), self.metrics
         )
         self._fetcher: Fetcher | None = None
         self._depth = QueueDepth(queued=0, running=0)
@@ -628,7 +628,7 @@ class Server:
             self.metrics.gauge_each(name, text, "lane", LANES, count)
 
 
-def _read_limits(settings: KnowledgeSettings) -> ReadLimits:
+def read_limits(settings: KnowledgeSettings) -> ReadLimits:
     return ReadLimits(
         timeout=settings.read_timeout,
         memory=settings.read_memory_mib << 20,

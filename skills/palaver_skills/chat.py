@@ -63,7 +63,7 @@ class Chat(Skill):
         "Pourquoi les chats ronronnent-ils ?",
         "Qui a peint la Joconde ?",
         "¿Por qué ronronean los gatos?",
-        "¿Quién pintó Las Meninas?",
+        "¿Quién escribió Don Quijote?",
         "猫为什么会打呼噜？",
         "谁写了《红楼梦》？",
         "Hallo, wie geht's?",

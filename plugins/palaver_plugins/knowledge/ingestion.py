@@ -5,9 +5,16 @@ import hashlib
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
-from palaver import Document, DocumentInfo, KnowledgeBase, PalaverError, ReadLimits
+from palaver import (
+    Document,
+    DocumentInfo,
+    InvalidInput,
+    KnowledgeBase,
+    PalaverError,
+    ReadLimits,
+)
 from palaver_plugins.knowledge import files
 from palaver_plugins.knowledge.names import choose_name, find_real_path
 from palaver_plugins.knowledge.sitemaps import Page
@@ -22,6 +29,29 @@ class Loaded(NamedTuple):
     name: str
     media_type: str
     content: bytes
+
+
+def read_documents(paths: Iterable[Path], limits: ReadLimits) -> tuple[Document, ...]:
+    """Read files and folders as `Ingestion` does. Raises `InvalidInput` that names the first path
+    that cannot be read."""
+
+    def refuse(path: Path, problem: str) -> NoReturn:
+        raise InvalidInput(f"{str(path)!r} cannot be read: {problem}")
+
+    found: dict[str, Document] = {}
+    used: set[str] = set()
+    for path in files.find_files(list(paths), refuse):
+        id_ = os.path.realpath(path)
+        if id_ in found:
+            continue
+        try:
+            content = files.read_file(path, limits)
+        except InvalidInput as error:
+            refuse(path, str(error))
+        name = choose_name(id_, used)
+        used.add(name)
+        found[id_] = Document(id=id_, name=name, title=content.title, text=content.text)
+    return tuple(found.values())
 
 
 class Ingestion:

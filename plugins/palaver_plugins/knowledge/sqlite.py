@@ -34,6 +34,7 @@ from palaver import (
 )
 from palaver_plugins.knowledge.files import read_content
 from palaver_plugins.knowledge.index import BUSY_TIMEOUT_SECONDS, VECTOR_MEMORY, SearchIndex
+from palaver_plugins.knowledge.ingestion import read_documents
 from palaver_plugins.knowledge.terms import MAX_QUERY_CHARACTERS
 from palaver_plugins.knowledge.vectors import Missing, Ranked, rank_vectors
 
@@ -153,6 +154,9 @@ class SqliteKnowledge:
     ) -> Document:
         found = await asyncio.to_thread(read_content, name, media_type, content, limits)
         return Document(id=name, name=name, title=found.title or Path(name).stem, text=found.text)
+
+    async def read_files(self, paths: Sequence[Path], limits: ReadLimits) -> tuple[Document, ...]:
+        return await asyncio.to_thread(read_documents, paths, limits)
 
     async def search_in(
         self, documents: Sequence[Document], query: str, limit: int

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import lzma
+import os
 import random
 import re
 import zlib
@@ -52,11 +53,16 @@ class SuiteData(msgspec.Struct, frozen=True, kw_only=True):
     total: int
 
 
+ReadFiles = Callable[[Sequence[Path]], Iterable[Document]]
+"""Reads files and folders as documents, whose ids are paths."""
+
+
 class Reader:
     """Reader of a suite's files, which it finds below ``directory`` and remembers."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, read_files: ReadFiles) -> None:
         self._directory = directory
+        self._read_files = read_files
         self._read: dict[str, list[dict[str, Any]]] = {}
         self.files: list[DataFile] = []
 
@@ -69,6 +75,16 @@ class Reader:
             for row in self._read[name]:
                 if all(field in row and row[field] == value for field, value in where.items()):
                     yield row
+
+    def documents(self, paths: Sequence[str]) -> Iterator[tuple[str, Document]]:
+        """Yield documents with their paths below the directory. Raises `InvalidInput`."""
+        if not paths:
+            return
+        for document in self._read_files([self._directory / path for path in paths]):
+            path = Path(os.path.relpath(document.id, os.path.realpath(self._directory))).as_posix()
+            content = Path(document.id).read_bytes()
+            self.files.append(DataFile(path, hashlib.sha256(content).hexdigest()))
+            yield path, document
 
     def _read_file(self, name: str) -> list[dict[str, Any]]:
         path = self._directory / name
@@ -117,14 +133,20 @@ def fill_template(template: str, row: Row) -> Any:  # Any: a JSON value
 
 
 def read_data(
-    suite: Suite, directory: Path, *, limit: int | None, seed: int, skills: Iterable[type[Skill]]
+    suite: Suite,
+    directory: Path,
+    *,
+    limit: int | None,
+    seed: int,
+    skills: Iterable[type[Skill]],
+    read_files: ReadFiles,
 ) -> SuiteData:
     """Read the files of a suite, of which ``limit`` rows are chosen at random by ``seed``.
 
     Raises `InvalidInput` for files that cannot be used, and for near duplicates of test rows among
     the examples: those of the suite, else those of the installed ``skills``.
     """
-    reader = Reader(directory)
+    reader = Reader(directory, read_files)
     rows = list(reader.rows(suite.rows))
     chooser = random.Random(seed)
     labels, dropped = None, 0
@@ -212,14 +234,19 @@ def _read_documents(
     if table is None:
         return (), by_key
     documents: dict[tuple[str, str], Document] = {}
-    for row in reader.rows(table) if table.files else rows:
+    of_rows = (reader.rows(table) if table.files else rows) if table.text else ()
+    for row in of_rows:
         key, text = str(fill_template(table.key, row)), str(fill_template(table.text, row))
         if (key, text) not in documents:
             title = str(fill_template(table.title, row)) if table.title else "document"
             name = f"{title[:MAX_TITLE]} ({len(documents) + 1})"
             documents[key, text] = Document(id=name, title=title, text=text)
             by_key[key].append(name)
-    return tuple(documents.values()), by_key
+    of_files = []
+    for path, document in reader.documents(table.paths):
+        of_files.append(document)
+        by_key[path].append(document.name or document.id)
+    return (*documents.values(), *of_files), by_key
 
 
 def _choose_examples(

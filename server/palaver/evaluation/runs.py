@@ -4,12 +4,13 @@ import asyncio
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from palaver.app import BackendBuilder
 from palaver.config.settings import Settings
 from palaver.engine import Engine
 from palaver.errors import InvalidInput
@@ -32,9 +33,9 @@ from palaver.evaluation.running import (
     run_examples,
 )
 from palaver.evaluation.suites import Suite, load_suite
-from palaver.knowledge import SearchByMeaning
+from palaver.knowledge import Document, FolderReader, SearchByMeaning
 from palaver.plugins import PluginRegistry
-from palaver.server import Server
+from palaver.server import Server, read_limits
 from palaver.version import __version__
 
 OnProgress = Callable[[int, int], None]
@@ -87,8 +88,20 @@ class Run:
             known = ", ".join(sorted(skills))
             raise InvalidInput(f"there is no skill {self.suite.skill!r}; there are: {known}")
         self.data: SuiteData = read_data(
-            self.suite, data, limit=options.limit, seed=options.seed, skills=skills.values()
+            self.suite,
+            data,
+            limit=options.limit,
+            seed=options.seed,
+            skills=skills.values(),
+            read_files=self._read_files,
         )
+
+    def _read_files(self, paths: Sequence[Path]) -> tuple[Document, ...]:
+        base = BackendBuilder(self._settings, self._registry).knowledge()
+        if not isinstance(base, FolderReader):
+            name = self._settings.knowledge.use
+            raise InvalidInput(f"the knowledge base {name!r} reads no files; name documents.files")
+        return asyncio.run(base.read_files(paths, read_limits(self._settings.knowledge)))
 
     def metric_names(self, *, has_model: bool) -> list[str]:
         """Return the names of the scores that the result will have."""

@@ -67,14 +67,24 @@ class ExamplesTable(Table):
 
 
 class DocumentsTable(FilesTable):
-    """Documents of the knowledge base. Those with equal key and text are one."""
+    """Documents of the knowledge base, of rows and of ``paths``. Those of rows with equal key and
+    text are one."""
 
     files: tuple[str, ...] = ()
     """None: made of the suite's own rows."""
-    text: str
+    text: str = ""
+    """Empty: no documents are made of rows."""
     title: str = ""
-    key: str
-    """What ``rows.relevant`` names."""
+    key: str = ""
+    """What ``rows.relevant`` names; of a file in ``paths``, its path below the data directory."""
+    paths: tuple[str, ...] = ()
+    """Files and folders, read as ``palaver knowledge add`` reads them."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "DocumentsTable":
+        if bool(self.text) != bool(self.key) or not (self.text or self.paths):
+            raise ValueError("documents need a text and a key, or paths, or all of them")
+        return self
 
 
 class ReplyTable(Table):

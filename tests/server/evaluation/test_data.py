@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from palaver.evaluation.data import SuiteData, fill_template, read_data
 from palaver.evaluation.leaks import normal_form
 from palaver.evaluation.metrics import suite_metrics
 from palaver.evaluation.suites import Suite, built_in_suites, find_suite, load_suite
+from palaver.knowledge import Document
 from palaver.skills import Skill
 
 ROWS = [
@@ -34,7 +36,12 @@ def suite(**tables: Any) -> Suite:
 
 
 def read(given: Suite, folder: Path, **options: Any) -> SuiteData:
-    return read_data(given, folder, **{"limit": None, "seed": 0, "skills": (), **options})
+    defaults = {"limit": None, "seed": 0, "skills": (), "read_files": no_files}
+    return read_data(given, folder, **{**defaults, **options})
+
+
+def no_files(paths: Sequence[Path]) -> tuple[Document, ...]:
+    raise AssertionError(f"no suite here names {paths}")
 
 
 class Forecast(Skill):
@@ -267,6 +274,8 @@ def test_a_wrong_regular_expression_is_named(tmp_path: Path) -> None:
         ({"target": "skill"}, "needs a skill"),
         ({"skill": "qa"}, "needs a skill"),
         ({"target": "server", "examples": {}}, "only the target 'router'"),
+        ({"documents": {}}, "need a text and a key, or paths"),
+        ({"documents": {"text": "{a}", "paths": ["a.md"]}}, "need a text and a key, or paths"),
     ],
 )
 def test_what_does_not_go_together_is_refused(tables: dict[str, Any], problem: str) -> None:

@@ -1,6 +1,7 @@
 """Runs: examples go through a real server, and an interrupted run goes on."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -10,14 +11,20 @@ from pathlib import Path
 import pytest
 from tests.server.evaluation.runs import registry, run_suite, write_suite
 
-from palaver.config.settings import EmbeddingSettings, PluginSettings, RoutingSettings, Settings
+from palaver.config.settings import (
+    EmbeddingSettings,
+    KnowledgeSettings,
+    PluginSettings,
+    RoutingSettings,
+    Settings,
+)
 from palaver.embedding import EmbedderInfo
 from palaver.engine import EngineInfo, Generation, GenerationRequest, OnText, TokenLogprob
 from palaver.errors import EngineRefused, InvalidInput
 from palaver.evaluation.feedback import write_feedback_suite
 from palaver.evaluation.runs import Run, RunOptions
 from palaver.hooks import Backend
-from palaver.testing import ScriptedEngine, ScriptedReply
+from palaver.testing import ListKnowledge, ScriptedEngine, ScriptedReply
 
 pytest.importorskip("sklearn")
 pytest.importorskip("ir_measures")
@@ -415,6 +422,75 @@ def test_labels_of_a_suite_are_skills(tmp_path: Path) -> None:
     result, _ = run_suite(write_suite(tmp_path, suite, rows), settings=settings)
     assert result.scores["accuracy"].value == 1
     assert result.cases == 6
+
+
+FOLDER = """
+description = "Search"
+target = "retriever"
+metrics = ["recall@1"]
+[rows]
+files = ["rows.jsonl"]
+split = "test"
+text = "{question}"
+relevant = "{page}"
+[documents]
+paths = ["pages", "terms.txt"]
+"""
+
+
+def write_pages(folder: Path) -> Path:
+    (folder / "pages" / "shops").mkdir(parents=True)
+    (folder / "pages" / "shops" / "berlin.md").write_text("# Berlin\n\nOpen until eight.\n")
+    (folder / "pages" / "returns.html").write_text("<h1>Returns</h1><p>Within 30 days.</p>")
+    (folder / "pages" / "data.bin").write_bytes(b"\0")
+    (folder / "terms.txt").write_text("The courts of Hamburg are competent.")
+    rows = [
+        {"question": "Until when is Berlin open?", "page": "pages/shops/berlin.md"},
+        {"question": "Within how many days are returns?", "page": "pages/returns.html"},
+        {"question": "Which courts are competent?", "page": "terms.txt"},
+    ]
+    return write_suite(folder, FOLDER, rows)
+
+
+def test_files_and_folders_are_documents(tmp_path: Path) -> None:
+    path = write_pages(tmp_path)
+    result, directory = run_suite(path)
+    assert result.scores["recall@1"].value == 1
+    assert result.about.documents == 3
+    read = {file.path: file.sha256 for file in result.about.files}
+    assert sorted(read) == [
+        "pages/returns.html", "pages/shops/berlin.md", "rows.jsonl", "terms.txt"
+    ]  # fmt: skip
+    content = (tmp_path / "terms.txt").read_bytes()
+    assert read["terms.txt"] == hashlib.sha256(content).hexdigest()
+    found = [case.output.documents[0] for case in directory.cases()]
+    assert sorted(found) == ["berlin.md", "returns.html", "terms.txt"], "as people see them"
+
+
+def test_rows_and_files_are_documents_of_one_suite(tmp_path: Path) -> None:
+    path = write_pages(tmp_path)
+    path.write_text(FOLDER + 'text = "{question}"\nkey = "{question}"\n')
+    assert run_suite(path)[0].about.documents == 6
+
+
+def test_a_file_that_cannot_be_a_document_is_named(tmp_path: Path) -> None:
+    path = write_pages(tmp_path)
+    (tmp_path / "terms.txt").unlink()
+    with pytest.raises(InvalidInput, match=r"terms.txt' cannot be read: it cannot be opened"):
+        run_suite(path)
+
+
+def test_a_knowledge_base_without_files_reads_none(tmp_path: Path) -> None:
+    class Rows(PluginSettings):
+        """Settings of the knowledge base."""
+
+    plugins = registry()
+    backend = Backend(name="rows", settings=Rows, build=lambda settings, context: ListKnowledge())
+    owners = {**plugins.owners, ("knowledge", "rows"): plugins.owners["skills", "chat"]}
+    plugins = dataclasses.replace(plugins, knowledge={"rows": backend}, owners=owners)
+    settings = Settings(knowledge=KnowledgeSettings(use="rows"))
+    with pytest.raises(InvalidInput, match="the knowledge base 'rows' reads no files"):
+        run_suite(write_pages(tmp_path), settings=settings, plugins=plugins)
 
 
 def test_what_people_liked_is_compared_with_what_is_said_now(tmp_path: Path) -> None:
