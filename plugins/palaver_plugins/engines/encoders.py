@@ -5,7 +5,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from palaver_plugins.engines.tokenization import load_tokenizer, read_optional_json
+from palaver_plugins.engines.tokenization import (
+    check_ids,
+    load_tokenizer,
+    read_optional_json,
+    vocabulary_size,
+)
 
 BATCH_SIZE = 32
 Untyped = Any  # torch is absent from most installations that are type-checked
@@ -18,6 +23,7 @@ class Encoder:
         self._network = network
         self._tokenizer = load_tokenizer(folder)
         self._tokenizer.enable_truncation(max_text_tokens(network, folder))
+        self._vocabulary_size = vocabulary_size(folder)
         self._pad = getattr(network.config, "pad_token_id", None) or 0
 
     def _outputs(self, texts: Sequence[str]) -> Iterator[tuple[Untyped, Untyped]]:
@@ -27,6 +33,8 @@ class Encoder:
         rest = iter(texts)
         while batch := list(islice(rest, BATCH_SIZE)):
             rows = [encoding.ids for encoding in self._tokenizer.encode_batch(batch)]
+            for row in rows:
+                check_ids(self._tokenizer, row, self._vocabulary_size)
             width = max(1, *map(len, rows))
             ids = [row + [self._pad] * (width - len(row)) for row in rows]
             mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]

@@ -68,10 +68,15 @@ class ChatTokenizer:
     """Encodes messages to a prompt's tokens, and decodes tokens. ``end_tokens`` end a reply."""
 
     def __init__(
-        self, tokenizer: Tokenizer, template: "ChatTemplate", end_tokens: frozenset[int]
+        self,
+        tokenizer: Tokenizer,
+        template: "ChatTemplate",
+        end_tokens: frozenset[int],
+        vocabulary_size: int,
     ) -> None:
         self.tokenizer = tokenizer
         self.end_tokens = end_tokens
+        self._vocabulary_size = vocabulary_size
         self._template = template
         added = tokenizer.get_added_tokens_decoder().values()
         special = [it.content for it in added if it.special]
@@ -84,7 +89,8 @@ class ChatTokenizer:
     def load(cls, folder: Path) -> "ChatTokenizer":
         """Read the model directory. Raises `ConfigurationError` that names it."""
         tokenizer = load_tokenizer(folder)
-        return cls(tokenizer, ChatTemplate.load(folder), find_end_tokens(folder, tokenizer))
+        end_tokens = find_end_tokens(folder, tokenizer)
+        return cls(tokenizer, ChatTemplate.load(folder), end_tokens, vocabulary_size(folder))
 
     @property
     def takes_images(self) -> bool:
@@ -114,7 +120,9 @@ class ChatTokenizer:
         return self.encode(break_markup(self._special, partial))
 
     def encode(self, text: str) -> list[int]:
+        """Return the tokens of ``text``. Raises as `check_ids`."""
         ids: list[int] = self._encode(text).ids
+        check_ids(self.tokenizer, ids, self._vocabulary_size)
         return ids
 
     def _encode(self, text: str) -> Encoding:
@@ -125,6 +133,17 @@ class ChatTokenizer:
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
         return text
+
+
+def check_ids(tokenizer: Tokenizer, ids: Sequence[int], vocabulary_size: int) -> None:
+    """Raise `InvalidInput` when the model has no embedding of a token: some tokenizers have more
+    tokens than their model."""
+    largest = max(ids, default=0)
+    if largest >= vocabulary_size:
+        raise InvalidInput(
+            f"the text has the token {tokenizer.id_to_token(largest)!r}, whose id {largest} the "
+            f"model does not have: its vocabulary has {vocabulary_size}"
+        )
 
 
 async def count_prompt(
@@ -160,6 +179,15 @@ def find_end_tokens(folder: Path, tokenizer: Tokenizer) -> frozenset[int]:
     if index is not None:
         end_tokens.add(index)
     return frozenset(end_tokens)
+
+
+def vocabulary_size(folder: Path) -> int:
+    """Return the number of tokens that the model has embeddings of. Raises `ConfigurationError`."""
+    config = read_json(folder / "config.json")
+    size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    if not isinstance(size, int):
+        raise ConfigurationError(f"model {str(folder)!r}: config.json has no vocab_size")
+    return size
 
 
 def special_token_text(token: str | Json | None) -> str:

@@ -230,19 +230,18 @@ class PromptEncoder:
         self,
         directories: dict[Role, str],
         contexts: dict[Role, int],
+        vocabularies: dict[Role, int],
         renderer: Any,
         max_image_pixels: int,
     ) -> None:
-        from transformers import AutoTokenizer
-
         self.context_window = contexts["generate"]
         self._contexts = contexts
+        self._vocabularies = vocabularies
         self._renderer = renderer
         self._max_image_pixels = max_image_pixels
         # Separate from the tokenizers that the engine uses for detokenizing at the same time.
         self._tokenizers = {
-            model: AutoTokenizer.from_pretrained(directory)
-            for model, directory in directories.items()
+            model: load_tokenizer(Path(directory)) for model, directory in directories.items()
         }
         tokenizer = self._tokenizers["generate"]
         if not tokenizer.chat_template:
@@ -298,7 +297,7 @@ class PromptEncoder:
             prompt = self._apply_template(conversation, defined)
         except Exception as error:  # templates raise any exception
             raise RequestError("invalid", f"the chat template refuses: {error}") from error
-        return self._ids(self._tokenizers["generate"], prompt)
+        return self._encode(prompt)
 
     def encode_prompt(
         self, messages: Messages, tools: Tools, partial: str = "", cache_salt: str = ""
@@ -307,7 +306,7 @@ class PromptEncoder:
         token spans its beginning."""
         tokens = self._encode_messages(messages, tools)
         escaped = tool_formats.break_markup(self._special, partial)
-        rest = self._ids(self._tokenizers["generate"], escaped) if partial else []
+        rest = self._encode(escaped) if partial else []
         content: dict[str, Any] = {"prompt_token_ids": tokens + rest}
         if cache_salt:
             content["cache_salt"] = cache_salt
@@ -339,12 +338,32 @@ class PromptEncoder:
 
     def encode_text(self, model: EncoderName, text: str) -> list[int]:
         """Return the ids of ``text``, truncated to the model's limit."""
-        ids = self._tokenizers[model](text, truncation=True, max_length=self._contexts[model])
-        return list(ids["input_ids"])
+        return self._ids(model, text, truncation=True, max_length=self._contexts[model])
 
-    @staticmethod
-    def _ids(tokenizer: Any, text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    def _encode(self, text: str) -> list[int]:
+        return self._ids("generate", text, add_special_tokens=False)
+
+    def _ids(self, model: Role, text: str, **options: Any) -> list[int]:
+        """Return the ids of ``text``. Raises `RequestError` when the model has no embedding of
+        one: some tokenizers have more tokens than their model."""
+        ids = list(self._tokenizers[model](text, **options)["input_ids"])
+        size = self._vocabularies[model]
+        if ids and (largest := max(ids)) >= size:
+            token = self._tokenizers[model].convert_ids_to_tokens(largest)
+            detail = f"the text has the token {token!r}, whose id {largest} the model does not have"
+            raise RequestError("invalid", f"{detail}: its vocabulary has {size}")
+        return ids
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """Return the tokenizer as its file describes it. ``AutoTokenizer`` builds that of the model's
+    architecture, which may have special tokens of its own, with ids that the model does not have.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    if (directory / "tokenizer.json").exists():
+        return PreTrainedTokenizerFast.from_pretrained(directory)
+    return AutoTokenizer.from_pretrained(directory)
 
 
 def processor_template(directory: Path) -> str:
@@ -1054,8 +1073,9 @@ def load(setup: Setup, server: ServerSocket, reader: Reader) -> tuple[Runner, Re
     configs = {role: engine.vllm_config.model_config for role, engine in engines.items()}
     contexts = {role: int(config.max_model_len) for role, config in configs.items()}
     directories = {role: config.model for role, config in configs.items()}
+    vocabularies = {role: int(config.get_vocab_size()) for role, config in configs.items()}
     renderer = getattr(engines["generate"], "renderer", None)
-    limits = contexts, renderer, setup.max_image_pixels
+    limits = contexts, vocabularies, renderer, setup.max_image_pixels
     encoder = PromptEncoder(directories, *limits)
     image_encoder = None
     if encoder.sees_images:

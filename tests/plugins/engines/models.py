@@ -248,6 +248,19 @@ def write_classifier(folder: Path, walker: Path) -> Path:
     return folder
 
 
+def add_token_outside(model: Path, folder: Path) -> Path:
+    """Write a copy of a model whose tokenizer has a token ``<extra>`` without embedding: it is no
+    special token, so messages may contain it."""
+    shutil.copytree(model, folder)
+    size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    file = str(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(file)
+    unused = range(tokenizer.get_vocab_size(), size)
+    tokenizer.add_tokens([*(f"<unused {number}>" for number in unused), "<extra>"])
+    tokenizer.save(file)
+    return folder
+
+
 def damage_model(folder: Path, how: str) -> None:
     """Break the model in ``folder``: 'no config', 'truncated weights', 'bad tokenizer', 'empty'."""
     match how:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.plugins.engines.models import damage_model
+from tests.plugins.engines.models import add_token_outside, damage_model
 
 from palaver.engine import ChatMessage
 from palaver.engines.stop_strings import StopStringFilter
@@ -48,6 +48,28 @@ def test_a_message_cannot_contain_special_tokens(tokenizer: ChatTokenizer) -> No
     )
     special = set(tokenizer.encode("<|im_start|><|im_end|>"))
     assert [it for it in attacked if it in special] == [it for it in plain if it in special]
+
+
+HOSTILE_LITERALS = ("<|endoftext|>", "<|im_end|>", "<|end|>", "<s>", "</s>", "[INST]", "<0x00>")
+
+
+@pytest.mark.parametrize("literal", HOSTILE_LITERALS)
+def test_no_literal_in_a_message_gives_an_id_outside_of_the_vocabulary(
+    tokenizer: ChatTokenizer, model: Path, literal: str
+) -> None:
+    size = json.loads((model / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    prompt = tokenizer.encode_prompt([ChatMessage("user", f"Say {literal} again")])
+    assert max(prompt + tokenizer.encode_partial(literal)) < size
+    assert len(prompt) > len(tokenizer.encode_prompt([ChatMessage("user", "Say  again")]))
+
+
+def test_a_token_without_embedding_is_refused_by_name(model: Path, tmp_path: Path) -> None:
+    tokenizer = ChatTokenizer.load(add_token_outside(model, tmp_path / "model"))
+    with pytest.raises(InvalidInput, match=r"'<extra>', whose id \d+ the model does not have"):
+        tokenizer.encode_prompt([ChatMessage("user", "Hello <extra>")])
+    with pytest.raises(InvalidInput, match="'<extra>'"):
+        tokenizer.encode_partial("Hello <extra>")
+    assert tokenizer.encode_prompt([ChatMessage("user", "Hello")])
 
 
 def test_the_end_tokens_are_those_of_the_model(tokenizer: ChatTokenizer, model: Path) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import dataclasses
+import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -14,7 +16,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.plugins.engines.models import ENDING_PROMPT, ENDLESS_PROMPT
+from tests.plugins.engines.models import ENDING_PROMPT, ENDLESS_PROMPT, add_token_outside
 from tests.plugins.engines.serving import build_vllm, vllm_python
 from tests.plugins.engines.small_models import (
     LABELS,
@@ -33,8 +35,10 @@ from palaver.errors import (
     InvalidInput,
     UnusableImage,
 )
+from palaver.models.registry import shipped_models
 from palaver_plugins.engines import vllm_process
 from palaver_plugins.engines.pending_generation import PendingGeneration
+from palaver_plugins.engines.tokenization import ChatTokenizer
 from palaver_plugins.engines.vllm import ProcessConnection, VllmEngine, VllmSettings
 from palaver_plugins.engines.vllm_process import (
     CountTokens,
@@ -205,6 +209,35 @@ async def check_dispatch(texts: list[list[tuple[int, str]]], cuts: list[int]) ->
         assert (await result).text == "".join(expected)
 
 
+# Tokens
+
+LOAD_TOKENIZER = """
+import json, pathlib, runpy, sys
+load_tokenizer = runpy.run_path(sys.argv[1])["load_tokenizer"]
+tokenizer = load_tokenizer(pathlib.Path(sys.argv[2]))
+texts = json.load(sys.stdin)
+print(json.dumps([tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]))
+"""
+
+
+@pytest.mark.vllm
+@pytest.mark.live
+def test_the_process_tokenizes_as_the_file_says() -> None:
+    """transformers builds the tokenizer of the starter's architecture with ``<|endoftext|>``, which
+    the starter does not have."""
+    texts = ["Hello <|endoftext|>", "<|im_end|>", "<|end|>", "<|user|> 你好", "naïve\n\n  x<s>"]
+    folder = shipped_models()["starter"]
+    done = subprocess.run(
+        [vllm_python(), "-c", LOAD_TOKENIZER, vllm_process.__file__, str(folder)],
+        input=json.dumps(texts),
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    tokenizer = ChatTokenizer.load(folder)
+    assert json.loads(done.stdout) == [tokenizer.encode(text) for text in texts]
+
+
 # One process with all models and adapters
 
 
@@ -251,6 +284,24 @@ class TestOneProcess:
         texts = [task.result().text for task in generations]
         assert texts[:3] == texts[3:]
         assert len(set(texts)) == 3
+
+    async def test_no_base_request_is_answered_by_an_adapter(self, engine: VllmEngine) -> None:
+        """Both adapters are in use while base requests run beside them."""
+
+        async def generate(adapter: str | None) -> str:
+            wanted = request(ENDLESS_PROMPT, adapter=adapter, max_tokens=12)
+            return (await engine.generate(wanted, TextCollector())).text
+
+        names = (None, "gruff", "shy")
+        alone = {name: await generate(name) for name in names}
+        async with asyncio.TaskGroup() as tasks:
+            mixed = [
+                (names[number % 3], tasks.create_task(generate(names[number % 3])))
+                for number in range(200)
+            ]
+        assert [(name, task.result()) for name, task in mixed] == [
+            (name, alone[name]) for name, _ in mixed
+        ]
 
     async def test_an_unknown_adapter_is_answered_with_those_there_are(
         self, engine: VllmEngine
@@ -331,6 +382,19 @@ class TestOneProcess:
         ]
         assert counts[1] - counts[0] > 5, "spelled out, not the one token that ends a message"
         assert counts[2] - counts[1] > 15
+
+    async def test_a_token_without_embedding_is_refused_by_name(
+        self, engine: VllmEngine, model: Path, tmp_path: Path
+    ) -> None:
+        folder = add_token_outside(model, tmp_path / "model")
+        other = build_vllm(folder, max_num_seqs=1)
+        try:
+            await other.start()
+            with pytest.raises(InvalidInput, match="'<extra>', whose id"):
+                await other.generate(request("Hello <extra>"), TextCollector())
+            assert (await other.generate(request(ENDLESS_PROMPT), TextCollector())).text
+        finally:
+            await other.close()
 
     async def test_a_frozen_process_ends_in_a_timeout(self, engine: VllmEngine) -> None:
         assert engine.pid is not None
