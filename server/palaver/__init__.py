@@ -158,6 +158,7 @@ from palaver.history import CUT_MARK, HistorySelection, cut_text, parse_position
 from palaver.hooks import Backend, BuildContext, Interceptor, hookimpl
 from palaver.images import IMAGE_TYPES, ImageHeader, read_image_header
 from palaver.knowledge import (
+    DEFAULT_COLLECTION,
     Document,
     DocumentInfo,
     DocumentReader,
@@ -348,6 +349,7 @@ def __getattr__(name: str) -> Any:  # Any: whatever the module defines
 __all__ = [
     "CUT_MARK",
     "DEAD_LETTER_REPLY",
+    "DEFAULT_COLLECTION",
     "EVENT_STREAM",
     "EXIT_FAILED",
     "EXPORT_BYTES",

@@ -2,12 +2,14 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 SearchWay = Literal["words", "vectors"]
 """One of the two rankings that a search by meaning puts together."""
+DEFAULT_COLLECTION = "default"
+"""The collection of documents that name no other one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +17,7 @@ class Document:
     """Text to search. ``id`` is stable (a path or URL): adding it again replaces the document.
     ``name`` is shown to people in place of the id, which may say more than they should know.
     ``fingerprint`` tells whether what the text was read from has changed; ``origin`` is the sitemap
-    that named it."""
+    that named it. ``collection`` is the set of the tenant's documents that it belongs to."""
 
     id: str
     title: str
@@ -23,6 +25,7 @@ class Document:
     name: str = ""
     fingerprint: str = ""
     origin: str = ""
+    collection: str = DEFAULT_COLLECTION
 
     @property
     def digest(self) -> str:
@@ -49,7 +52,7 @@ class Passage:
 class DocumentInfo:
     """A stored document and its number of passages. ``digest`` is that of the `Document`, empty if
     it is not stored: then a document counts as changed. ``fingerprint`` and ``origin`` are those of
-    the `Document`, or empty."""
+    the `Document`, or empty; ``collection`` is that of the `Document`."""
 
     id: str
     title: str
@@ -58,6 +61,15 @@ class DocumentInfo:
     digest: str = ""
     fingerprint: str = ""
     origin: str = ""
+    collection: str = DEFAULT_COLLECTION
+
+
+def limit_collections(*limits: Iterable[str]) -> frozenset[str] | None:
+    """Return the collections that all limits name, None for all there are: a limit without names
+    allows all."""
+    named = [frozenset(limit) for limit in limits]
+    given = [limit for limit in named if limit]
+    return frozenset.intersection(*given) if given else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +100,11 @@ class KnowledgeBase(Protocol):
     async def documents(self, tenant: str) -> tuple[DocumentInfo, ...]:
         """Return the tenant's documents."""
 
-    async def search(self, tenant: str, query: str, limit: int) -> tuple[Passage, ...]:
-        """Return at most ``limit`` passages, best first; none if nothing matches.
+    async def search(
+        self, tenant: str, query: str, limit: int, collections: frozenset[str] | None = None
+    ) -> tuple[Passage, ...]:
+        """Return at most ``limit`` passages, best first; none if nothing matches. They are the best
+        of these ``collections``; None: of all.
 
         Raises `TooLarge` when the search would take too long.
         """
@@ -112,7 +127,12 @@ class SearchByMeaning(Protocol):
         have one. ``on_progress`` gets the numbers of passages with a vector, and of all."""
 
     async def search_by(
-        self, way: SearchWay, tenant: str, query: str, limit: int
+        self,
+        way: SearchWay,
+        tenant: str,
+        query: str,
+        limit: int,
+        collections: frozenset[str] | None = None,
     ) -> tuple[Passage, ...]:
         """Search as `KnowledgeBase.search` does, by words or vectors alone: what an evaluation
         compares the search with."""

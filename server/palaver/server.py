@@ -51,6 +51,7 @@ from palaver.knowledge import (
     KnowledgeBase,
     ReadLimits,
     SearchByMeaning,
+    limit_collections,
 )
 from palaver.ledger import (
     Erasure,
@@ -270,7 +271,9 @@ class Server:
             if site.skills
         }
         routers_of_sites = {
-            site: self._make_router(skills) for site, skills in skills_of_sites.items()
+            (site.tenant, name): self._make_router(site.skills or self._skills, site.collections)
+            for name, site in settings.widget.sites.items()
+            if site.skills or site.collections
         }
         services = TurnServices(
             ledger=self.ledger,
@@ -286,6 +289,11 @@ class Server:
                 fetcher=self._fetcher,
                 auth=settings.auth,
                 metrics=self.metrics,
+                tool_collections=settings.knowledge.tool_collections,
+                collections_of_sites={
+                    (site.tenant, name): site.collections
+                    for name, site in settings.widget.sites.items()
+                },
             ),
             metrics=self.metrics,
             generation_timeout=settings.engine.timeout,
@@ -318,7 +326,8 @@ class Server:
             metrics=self.metrics,
         )
 
-    def _make_router(self, skills: Iterable[str]) -> Router:
+    def _make_router(self, skills: Iterable[str], collections: Iterable[str] = ()) -> Router:
+        """Return a router among skills. ``collections``: of the documents that count, or all."""
         router = Router(
             {name: type(self._skills[name]) for name in skills},
             settings=self.settings.routing,
@@ -326,6 +335,10 @@ class Server:
             engine_info=self.engine_info,
             embeddings=self.embeddings,
             knowledge=self.knowledge,
+            collections={
+                name: limit_collections(self._skills[name].collections, collections)
+                for name in skills
+            },
             metrics=self.metrics,
         )
         self._routers.append(router)

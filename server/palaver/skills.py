@@ -68,6 +68,12 @@ class Skill:
     def __init__(self, settings: PluginSettings | None = None) -> None:
         self.settings: Any = settings or self.Settings()  # Any: the subclass's own Settings
 
+    @property
+    def collections(self) -> Sequence[str]:
+        """Return the collections of the knowledge base that it answers from, empty for all: the
+        router looks for passages there."""
+        return ()
+
     @classmethod
     def description(cls) -> str:
         return (cls.__doc__ or "").strip().partition("\n")[0]

@@ -99,12 +99,18 @@ class QA(Skill):
         """Longest answer; never more than half of the model's context window."""
         max_characters: int = pydantic.Field(default=8_000, ge=1)
         """Longest question; a longer one is refused."""
+        collections: tuple[str, ...] = ()
+        """Collections of the knowledge base to answer from. Empty: all."""
 
     class Arguments(pydantic.BaseModel):
         model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
         question: str = pydantic.Field(
             default="", description="The question; the message itself if not given"
         )
+
+    @property
+    def collections(self) -> Sequence[str]:
+        return tuple(self.settings.collections)
 
     async def answer(self, turn: Turn[Arguments]) -> None:
         question = turn.arguments.question or turn.message.text
@@ -162,7 +168,7 @@ class QA(Skill):
         if documents := await read_documents(turn):
             found = await turn.search_in(documents, query, limit)
             return found or tuple(map(_beginning, documents))
-        stored = await turn.search(query, limit)
+        stored = await turn.search(query, limit, self.collections)
         documents = await read_earlier_documents(turn)
         if not documents:
             return stored

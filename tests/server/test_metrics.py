@@ -188,7 +188,7 @@ class Searcher(Skill):
 class SlowKnowledge(ListKnowledge):
     """A knowledge base in which every search takes too long."""
 
-    async def search(self, tenant: str, query: str, limit: int) -> tuple[Passage, ...]:
+    async def search(self, *wanted: object) -> tuple[Passage, ...]:
         raise TooLarge("this search takes too long")
 
 

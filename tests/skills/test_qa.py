@@ -5,6 +5,13 @@ import dataclasses
 import pytest
 
 from palaver import Document, EngineInfo
+from palaver.config.settings import (
+    LedgerSettings,
+    RoutingSettings,
+    Settings,
+    SiteSettings,
+    WidgetSettings,
+)
 from palaver.testing import ScriptedEngine, converse
 from palaver_skills import follow_ups, prompts
 from palaver_skills.qa import FROM_GENERAL_KNOWLEDGE, NO_PASSAGES, QA
@@ -15,6 +22,52 @@ SHOP = (
     Document(id="pets", title="Pets", text="Dogs may come in when they return balls."),
 )
 QUESTION = "Until when can I return goods?"
+
+
+async def ask_as(person: str, *, skill: tuple[str, ...], site: tuple[str, ...]) -> list[str]:
+    """Ask with collections of the skill and of a site, and return the documents in the prompt."""
+    documents = [dataclasses.replace(each, collection=each.id) for each in SHOP]
+    widget = WidgetSettings(
+        sites={
+            "shop": SiteSettings(
+                key="pk_the-key-of-the-shop", origins=("https://a.example",), collections=site
+            )
+        }
+    )
+    settings = Settings(
+        routing=RoutingSettings(default="qa", consult_engine=False),
+        ledger=LedgerSettings(use="memory"),
+        widget=widget,
+    )
+    engine = ScriptedEngine(lambda _: "Yes.")
+    async with converse(
+        QA,
+        engine=engine,
+        knowledge=documents,
+        settings=settings,
+        skill_settings={"collections": skill},
+        person=person,
+    ) as chat:
+        await chat.say(QUESTION)
+    prompt = engine.requests[-1].messages[-1].content
+    return [each.id for each in SHOP if each.text in prompt]
+
+
+@pytest.mark.parametrize(
+    ("skill", "site", "employee", "visitor"),
+    [
+        ((), (), ["returns", "hours", "pets"], ["returns", "hours", "pets"]),
+        (("hours", "pets"), (), ["hours", "pets"], ["hours", "pets"]),
+        ((), ("returns", "pets"), ["returns", "hours", "pets"], ["returns", "pets"]),
+        (("hours", "pets"), ("returns", "pets"), ["hours", "pets"], ["pets"]),
+        (("hours",), ("returns",), ["hours"], []),
+    ],
+)
+async def test_answers_rest_on_the_collections_of_the_skill_and_the_site(
+    skill: tuple[str, ...], site: tuple[str, ...], employee: list[str], visitor: list[str]
+) -> None:
+    assert await ask_as("ada", skill=skill, site=site) == employee
+    assert await ask_as("visitor.shop.1", skill=skill, site=site) == visitor
 
 
 async def test_an_answer_names_its_passage() -> None:

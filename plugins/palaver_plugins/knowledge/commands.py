@@ -10,13 +10,19 @@ from typing import Protocol, TypeVar
 import click
 
 from palaver import (
+    DEFAULT_COLLECTION,
     EXIT_FAILED,
     ConfigurationError,
     Console,
+    DocumentInfo,
+    InvalidInput,
     KnowledgeBase,
+    NotFound,
     PalaverError,
+    Passage,
     ReadLimits,
     SearchByMeaning,
+    check_name,
     echo,
     hookimpl,
 )
@@ -26,11 +32,31 @@ from palaver_plugins.knowledge.names import find_documents
 from palaver_plugins.knowledge.sitemaps import find_pages
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., object])
 MAX_SHOWN_CHARACTERS = 300
 """Characters of a passage that ``search`` prints."""
 
 _tenant = click.option(
     "--tenant", default="default", show_default=True, help="Tenant that owns the documents."
+)
+
+
+def _check_collection(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    try:
+        return value if value is None else check_name(value, "collection")
+    except InvalidInput as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _collection(meaning: str) -> Callable[[F], F]:
+    return click.option("--collection", metavar="NAME", callback=_check_collection, help=meaning)
+
+
+_into_collection = _collection(
+    "Collection of the documents. Without it, documents stay in theirs, and new ones get into "
+    f"{DEFAULT_COLLECTION!r}."
 )
 
 
@@ -83,8 +109,9 @@ def knowledge() -> None:
 @knowledge.command()
 @click.argument("paths", nargs=-1, required=True)
 @_tenant
+@_into_collection
 @click.pass_obj
-def add(console: Console, paths: tuple[str, ...], tenant: str) -> None:
+def add(console: Console, paths: tuple[str, ...], tenant: str, collection: str | None) -> None:
     """Add files and folders: Markdown, text, HTML, PDF, Word.
 
     A file that was added before is replaced if it has changed. A file that cannot be read is
@@ -92,7 +119,7 @@ def add(console: Console, paths: tuple[str, ...], tenant: str) -> None:
     """
     if "" in paths:
         raise click.BadParameter("a path is empty; '.' is the current folder")
-    work = _Work(console, tenant)
+    work = _Work(console, tenant, collection)
     found = work.find_files(paths)
 
     async def add_all(base: KnowledgeBase) -> None:
@@ -108,8 +135,9 @@ def add(console: Console, paths: tuple[str, ...], tenant: str) -> None:
 @knowledge.command()
 @click.argument("sources", nargs=-1, required=True)
 @_tenant
+@_into_collection
 @click.pass_obj
-def sync(console: Console, sources: tuple[str, ...], tenant: str) -> None:
+def sync(console: Console, sources: tuple[str, ...], tenant: str, collection: str | None) -> None:
     """Bring the documents up to date with folders and sitemaps.
 
     What is new or has changed is added, what has vanished is removed. A source is a folder, or the
@@ -117,7 +145,7 @@ def sync(console: Console, sources: tuple[str, ...], tenant: str) -> None:
     settings [fetch]. A file that has not changed is not read again; a page that has not changed
     since the time in the sitemap is not fetched again.
     """
-    work = _Work(console, tenant)
+    work = _Work(console, tenant, collection)
     for source in sources:
         if "://" not in source and not Path(source).is_dir():
             raise click.BadParameter(f"{source!r} is neither a folder nor the address of a sitemap")
@@ -150,8 +178,9 @@ class Fetched(Protocol):
 class _Work:
     """Work of one command: sources that become documents, and the report about them."""
 
-    def __init__(self, console: Console, tenant: str) -> None:
+    def __init__(self, console: Console, tenant: str, collection: str | None) -> None:
         self._tenant = tenant
+        self._collection = collection
         self._limits = _read_limits(console)
         self._done: list[Ingestion] = []
         self._problems: list[tuple[Path | str, str]] = []
@@ -167,7 +196,7 @@ class _Work:
         )
 
     def start(self, base: KnowledgeBase) -> Ingestion:
-        self._done.append(Ingestion(base, self._tenant, self._limits))
+        self._done.append(Ingestion(base, self._tenant, self._limits, self._collection))
         return self._done[-1]
 
     async def sync_folder(self, base: KnowledgeBase, folder: str, found: Sequence[Path]) -> None:
@@ -230,19 +259,36 @@ def _progress(items: Sequence[T], label: str) -> AbstractContextManager[Iterable
 @knowledge.command(name="list")
 @click.argument("documents", nargs=-1)
 @_tenant
+@_collection("Only documents of this collection.")
 @click.pass_obj
-def list_documents(console: Console, documents: tuple[str, ...], tenant: str) -> None:
+def list_documents(
+    console: Console, documents: tuple[str, ...], tenant: str, collection: str | None
+) -> None:
     """List the documents with their number of passages.
 
     With DOCUMENTS, list those only: by path in any spelling, or by name.
     """
-    infos = _run_with_knowledge(console, lambda base: base.documents(tenant))
+    infos = _run_with_knowledge(console, lambda base: _find_infos(base, tenant, collection))
     found = find_documents(documents, infos)
     for info in [info for info in found.values() if info] if documents else infos:
         is_named = info.name not in ("", info.id, info.id.rpartition("/")[2])
         named = f", named {info.name!r}" if is_named else ""
-        echo(f"{info.passages:6}  {info.id}  ({info.title}){named}")
+        is_special = info.collection != DEFAULT_COLLECTION
+        where = f", in collection {info.collection!r}" if is_special else ""
+        echo(f"{info.passages:6}  {info.id}  ({info.title}){named}{where}")
     _report_missing(typed for typed, info in found.items() if not info)
+
+
+async def _find_infos(
+    base: KnowledgeBase, tenant: str, collection: str | None
+) -> tuple[DocumentInfo, ...]:
+    """Return the documents of a collection; None: of all. Raises `NotFound` for one without any."""
+    infos = await base.documents(tenant)
+    found = tuple(info for info in infos if collection in (None, info.collection))
+    if collection is not None and not found:
+        known = ", ".join(sorted({repr(info.collection) for info in infos})) or "none"
+        raise NotFound(f"there is no collection {collection!r}; there are: {known}")
+    return found
 
 
 def _report_missing(documents: Iterable[str]) -> None:
@@ -254,20 +300,25 @@ def _report_missing(documents: Iterable[str]) -> None:
 
 
 @knowledge.command()
-@click.argument("documents", nargs=-1, required=True)
+@click.argument("documents", nargs=-1)
 @_tenant
+@_collection("Only documents of this collection; all of them without DOCUMENTS.")
 @click.pass_obj
-def remove(console: Console, documents: tuple[str, ...], tenant: str) -> None:
-    """Remove documents.
+def remove(
+    console: Console, documents: tuple[str, ...], tenant: str, collection: str | None
+) -> None:
+    """Remove documents, or all of a collection.
 
     Each is named by its path, in any spelling, or by the name that answers cite.
     The files need not exist any more.
     """
+    if not documents and collection is None:
+        raise click.UsageError("name documents, or a collection with --collection")
 
     async def remove_all(base: KnowledgeBase) -> tuple[int, list[str]]:
-        infos = await base.documents(tenant)
+        infos = await _find_infos(base, tenant, collection)
         found = await asyncio.to_thread(find_documents, documents, infos)
-        removed = {info.id for info in found.values() if info}
+        removed = {info.id for info in (found.values() if documents else infos) if info}
         for id_ in removed:
             await base.remove(tenant, id_)
         return len(removed), [typed for typed, info in found.items() if not info]
@@ -281,12 +332,18 @@ def remove(console: Console, documents: tuple[str, ...], tenant: str) -> None:
 @click.argument("query")
 @click.option("--limit", default=4, show_default=True, type=click.IntRange(1, 50))
 @_tenant
+@_collection("Only passages of this collection.")
 @click.pass_obj
-def search(console: Console, query: str, limit: int, tenant: str) -> None:
+def search(console: Console, query: str, limit: int, tenant: str, collection: str | None) -> None:
     """Show the best passages for a question."""
-    found = _run_with_knowledge(
-        console, lambda base: base.search(tenant, query, limit), by_meaning=True
-    )
+
+    async def find(base: KnowledgeBase) -> tuple[Passage, ...]:
+        if collection is not None:
+            await _find_infos(base, tenant, collection)
+        wanted = None if collection is None else frozenset([collection])
+        return await base.search(tenant, query, limit, wanted)
+
+    found = _run_with_knowledge(console, find, by_meaning=True)
     if not found:
         echo("Nothing matches.")
     for number, passage in enumerate(found, 1):

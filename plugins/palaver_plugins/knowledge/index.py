@@ -6,13 +6,21 @@ must not depend on another tenant's documents.
 
 import contextlib
 import itertools
+import json
 import math
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from palaver import Document, DocumentInfo, InvalidInput, Passage, TooLarge
+from palaver import (
+    DEFAULT_COLLECTION,
+    Document,
+    DocumentInfo,
+    InvalidInput,
+    Passage,
+    TooLarge,
+)
 from palaver_plugins.knowledge import scrubbing
 from palaver_plugins.knowledge.names import choose_name, find_canonical_path
 from palaver_plugins.knowledge.passages import join_passages, split_passages
@@ -26,7 +34,7 @@ from palaver_plugins.knowledge.terms import (
 )
 from palaver_plugins.knowledge.vectors import CREATE_VECTORS, Ranked, Vectors
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """Increase it when the tables or the terms change: an older file is indexed again when opened."""
 INSTRUCTIONS_PER_CHECK = 1_000
 """Instructions of SQLite between two looks at the clock."""
@@ -55,6 +63,7 @@ CREATE TABLE IF NOT EXISTS documents (
     digest TEXT NOT NULL DEFAULT '',
     fingerprint TEXT NOT NULL DEFAULT '',
     origin TEXT NOT NULL DEFAULT '',
+    collection TEXT NOT NULL DEFAULT '{DEFAULT_COLLECTION}',
     UNIQUE (tenant, id)
 );
 CREATE TABLE IF NOT EXISTS passages (
@@ -67,11 +76,17 @@ CREATE TABLE IF NOT EXISTS passages (
 CREATE INDEX IF NOT EXISTS passages_of ON passages (document, number);
 {CREATE_VECTORS}
 """
+_IS_IN_COLLECTIONS = """
+    AND EXISTS (
+        SELECT 1 FROM passages p JOIN documents d ON d.key = p.document
+        WHERE p.key = {table}.rowid AND d.collection IN (SELECT value FROM json_each(?))
+    )
+"""
 
 
 def check_unicode(document: Document) -> None:
     """Raise `InvalidInput` when a text of the document cannot be stored as UTF-8."""
-    for name in ("id", "title", "text", "name", "fingerprint", "origin"):
+    for name in ("id", "title", "text", "name", "fingerprint", "origin", "collection"):
         try:
             getattr(document, name).encode()
         except UnicodeEncodeError as error:
@@ -128,8 +143,13 @@ class SearchIndex:
     def _name_documents(self) -> None:
         """Give the documents of an older version, known by typed paths, canonical ids and names."""
         columns = {row[1] for row in self._db.execute("PRAGMA table_info(documents)")}
-        for column in {"name", "digest", "fingerprint", "origin"} - columns:
-            self._db.execute(f"ALTER TABLE documents ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
+        defaults = dict.fromkeys(("name", "digest", "fingerprint", "origin"), "")
+        defaults["collection"] = DEFAULT_COLLECTION
+        for column in defaults.keys() - columns:
+            self._db.execute(
+                f"ALTER TABLE documents ADD COLUMN {column}"
+                f" TEXT NOT NULL DEFAULT '{defaults[column]}'"
+            )
         if "fingerprint" not in columns:  # documents count as changed, and get one
             self._db.execute("UPDATE documents SET digest = ''")
         for owner in self._tenants():
@@ -171,11 +191,12 @@ class SearchIndex:
             vectors = self._vectors_of(owner, document.id)
             self._remove(owner, document.id)
             row = self._db.execute(
-                "INSERT INTO documents (tenant, id, title, name, digest, fingerprint, origin)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO documents"
+                " (tenant, id, title, name, digest, fingerprint, origin, collection)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(owner, document.id, title, document.name, document.digest),
-                    *(document.fingerprint, document.origin),
+                    *(document.fingerprint, document.origin, document.collection),
                 ),
             )
             for number, passage in enumerate(found, 1):
@@ -237,7 +258,8 @@ class SearchIndex:
 
     def documents(self, tenant: str) -> tuple[DocumentInfo, ...]:
         rows = self._db.execute(
-            "SELECT d.id, d.title, count(p.key), d.name, d.digest, d.fingerprint, d.origin"
+            "SELECT d.id, d.title, count(p.key), d.name, d.digest, d.fingerprint, d.origin,"
+            " d.collection"
             " FROM documents d JOIN tenants t ON t.key = d.tenant"
             " LEFT JOIN passages p ON p.document = d.key WHERE t.name = ?"
             " GROUP BY d.key ORDER BY d.id",
@@ -252,8 +274,9 @@ class SearchIndex:
                 digest=digest,
                 fingerprint=fingerprint,
                 origin=origin,
+                collection=collection,
             )
-            for id_, title, n, name, digest, fingerprint, origin in rows
+            for id_, title, n, name, digest, fingerprint, origin, collection in rows
         )
 
     def document(self, tenant: str, document: str) -> Document | None:
@@ -318,7 +341,9 @@ class SearchIndex:
         previous, self._seen_version = self._seen_version, version
         return version != previous
 
-    def rank_by_words(self, tenant: str, question: str, limit: int) -> list[Ranked]:
+    def rank_by_words(
+        self, tenant: str, question: str, limit: int, collections: frozenset[str] | None = None
+    ) -> list[Ranked]:
         """Return the passages that share words with the question, ranked by BM25 times coverage.
 
         BM25 alone prefers a passage that repeats one rare word. Coverage is the share of the
@@ -328,7 +353,7 @@ class SearchIndex:
         if owner is None or not words:
             return []
         with self._deadline():
-            candidates = self._rank(owner, words, max(limit, RERANKED_PASSAGES))
+            candidates = self._rank(owner, words, max(limit, RERANKED_PASSAGES), collections)
         return self._prefer_exact(question, candidates)[:limit]
 
     @contextlib.contextmanager
@@ -348,12 +373,19 @@ class SearchIndex:
         finally:
             self._db.set_progress_handler(None, 0)
 
-    def _rank(self, owner: int, words: Sequence[str], limit: int) -> list[Ranked]:
+    def _rank(
+        self, owner: int, words: Sequence[str], limit: int, collections: frozenset[str] | None
+    ) -> list[Ranked]:
+        allowed = "" if collections is None else _IS_IN_COLLECTIONS.format(table=f"terms_{owner}")
         rows = self._db.execute(
             f"SELECT rowid, -bm25(terms_{owner}, {TITLE_WEIGHT}, {SECTION_WEIGHT}, {BODY_WEIGHT})"
-            f" AS score FROM terms_{owner} WHERE terms_{owner} MATCH ?"
+            f" AS score FROM terms_{owner} WHERE terms_{owner} MATCH ? {allowed}"
             " ORDER BY score DESC, rowid LIMIT ?",
-            (" OR ".join(words), limit),
+            (
+                " OR ".join(words),
+                *([] if collections is None else [json.dumps(sorted(collections))]),
+                limit,
+            ),
         )
         candidates = [Ranked(*row) for row in rows]
         coverage = self._coverage(owner, words, [each.key for each in candidates])
@@ -395,10 +427,16 @@ class SearchIndex:
         """Return the number of vectors, and of passages."""
         return self.vectors.count()
 
-    def rank_by_vector(self, tenant: str, vector: Sequence[float], limit: int) -> list[Ranked]:
+    def rank_by_vector(
+        self,
+        tenant: str,
+        vector: Sequence[float],
+        limit: int,
+        collections: frozenset[str] | None = None,
+    ) -> list[Ranked]:
         """Return the passages nearest to a vector; see `Vectors.rank`."""
         owner = self._tenant(tenant)
-        return [] if owner is None else self.vectors.rank(owner, vector, limit)
+        return [] if owner is None else self.vectors.rank(owner, vector, limit, collections)
 
     def read_passages(self, ranked: Sequence[Ranked]) -> tuple[Passage, ...]:
         """Return the passages in the given order, without those removed since the ranking."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from palaver import (
+    DEFAULT_COLLECTION,
     Document,
     DocumentInfo,
     InvalidInput,
@@ -55,12 +56,16 @@ def read_documents(paths: Iterable[Path], limits: ReadLimits) -> tuple[Document,
 
 
 class Ingestion:
-    """Adding of files and pages to one tenant's documents, and what became of each of them."""
+    """Adding of files and pages to one tenant's documents, and what became of each of them.
+    ``collection``: that of the documents; None: the one that a document has, or the default."""
 
-    def __init__(self, base: KnowledgeBase, tenant: str, limits: ReadLimits) -> None:
+    def __init__(
+        self, base: KnowledgeBase, tenant: str, limits: ReadLimits, collection: str | None = None
+    ) -> None:
         self._base = base
         self._tenant = tenant
         self._limits = limits
+        self._collection = collection
         self._known: dict[str, list[DocumentInfo]] = {}
         """Stored documents by their canonical paths, or addresses."""
         self._used: set[str] = set()
@@ -140,6 +145,7 @@ class Ingestion:
                 title=content.title,
                 text=content.text,
                 fingerprint=fingerprint,
+                collection=self._collection_of(id_),
             ),
             content.notes,
         )
@@ -150,7 +156,8 @@ class Ingestion:
         self._seen.add(page.url)
         for info in self._known.get(page.url, []):
             version, *rest = info.fingerprint.split(" ", 2)
-            if version == files.READING_VERSION and page.changed and rest[1:] == [page.changed]:
+            is_same = version == files.READING_VERSION and rest[1:] == [page.changed]
+            if page.changed and is_same and info.collection == self._collection_of(page.url):
                 self.unchanged += 1
                 return
         loaded = await load(page.url)
@@ -166,19 +173,26 @@ class Ingestion:
             text=content.text,
             fingerprint=fingerprint,
             origin=origin,
+            collection=self._collection_of(page.url),
         )
         self._take(page.url, document, content.notes)
 
+    def _collection_of(self, id_: str) -> str:
+        stored = (info.collection for info in self._known.get(id_, []))
+        return self._collection or next(stored, DEFAULT_COLLECTION)
+
     def _is_unchanged(self, id_: str, fingerprint: str) -> bool:
-        stored = [(info.id, info.fingerprint) for info in self._known.get(id_, [])]
-        is_same = stored == [(id_, fingerprint)]
+        stored = [(each.id, each.fingerprint, each.collection) for each in self._known.get(id_, [])]
+        is_same = stored == [(id_, fingerprint, self._collection_of(id_))]
         self.unchanged += is_same
         return is_same
 
     def _take(self, source: Path | str, document: Document, notes: Iterable[str]) -> None:
         self.notes += [(source, note) for note in notes]
         stored = self._known.get(document.id, [])
-        is_same = [(info.id, info.digest) for info in stored] == [(document.id, document.digest)]
+        is_same = [(info.id, info.digest, info.collection) for info in stored] == [
+            (document.id, document.digest, document.collection)
+        ]
         if is_same and not stored[0].fingerprint:  # the knowledge base may store none
             self.unchanged += 1
         else:

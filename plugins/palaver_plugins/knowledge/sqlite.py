@@ -181,29 +181,43 @@ class SqliteKnowledge:
             dataclasses.replace(found.passages[key], score=score) for key, score, _ in fused[:limit]
         )
 
-    async def search(self, tenant: str, query: str, limit: int) -> tuple[Passage, ...]:
+    async def search(
+        self, tenant: str, query: str, limit: int, collections: frozenset[str] | None = None
+    ) -> tuple[Passage, ...]:
         if self._embed is None:
-            return await self.search_by("words", tenant, query, limit)
+            return await self.search_by("words", tenant, query, limit, collections)
         if await self._reader.run(SearchIndex.has_changed):
             self._request_embedding()
-        by_words = await self._reader.run(SearchIndex.rank_by_words, tenant, query, FUSION_DEPTH)
-        by_meaning = await self._rank_by_meaning(self._embed, tenant, query, FUSION_DEPTH)
+        wanted = tenant, query, FUSION_DEPTH, collections
+        by_words = await self._reader.run(SearchIndex.rank_by_words, *wanted)
+        by_meaning = await self._rank_by_meaning(self._embed, *wanted)
         fused = fuse_rankings(by_words, by_meaning) if by_meaning else by_words
         return await self._reader.run(SearchIndex.read_passages, fused[:limit])
 
     async def search_by(
-        self, way: SearchWay, tenant: str, query: str, limit: int
+        self,
+        way: SearchWay,
+        tenant: str,
+        query: str,
+        limit: int,
+        collections: frozenset[str] | None = None,
     ) -> tuple[Passage, ...]:
+        wanted = tenant, query, limit, collections
         if way == "words":
-            found = await self._reader.run(SearchIndex.rank_by_words, tenant, query, limit)
+            found = await self._reader.run(SearchIndex.rank_by_words, *wanted)
         elif self._embed is not None:
-            found = await self._rank_by_meaning(self._embed, tenant, query, limit)
+            found = await self._rank_by_meaning(self._embed, *wanted)
         else:
             found = []
         return await self._reader.run(SearchIndex.read_passages, found)
 
     async def _rank_by_meaning(
-        self, embed: Embed, tenant: str, query: str, limit: int
+        self,
+        embed: Embed,
+        tenant: str,
+        query: str,
+        limit: int,
+        collections: frozenset[str] | None,
     ) -> list[Ranked]:
         try:
             [vector] = await embed([query[:MAX_QUERY_CHARACTERS]])
@@ -213,7 +227,9 @@ class SqliteKnowledge:
         if self._has_failed:
             self._has_failed = False
             self._request_embedding()
-        return await self._reader.run(SearchIndex.rank_by_vector, tenant, vector, limit)
+        return await self._reader.run(
+            SearchIndex.rank_by_vector, tenant, vector, limit, collections
+        )
 
     # Embeddings
 

@@ -57,24 +57,30 @@ class _Matrix:
         self.length = 0
         self.numbers = np.empty(0, dtype=np.int64)
         self.passages = np.empty(0, dtype=np.int64)
+        self.collections = np.empty(0, dtype=np.int32)
+        """Number of each passage's collection in ``collection_numbers``."""
+        self.collection_numbers: dict[str, int] = {}
         self.rows = np.empty((0, size), dtype=np.float32)
 
     @property
     def size_bytes(self) -> int:
         return 4 * self.length * self.rows.shape[1]
 
-    def append(self, added: Sequence[tuple[int, int, bytes]]) -> None:
-        """Append vectors: number, passage, and float16."""
+    def append(self, added: Sequence[tuple[int, int, bytes, str]]) -> None:
+        """Append vectors: number, passage, float16, and collection."""
         size = self.rows.shape[1]
         start, end = self.length, self.length + len(added)
         if end > len(self.rows):
             room = end + min(end // 8, MOST_SPARE_ROWS)
             self.numbers = _enlarge(self.numbers, room)
             self.passages = _enlarge(self.passages, room)
+            self.collections = _enlarge(self.collections, room)
             self.rows = _enlarge(self.rows, room)
-        vectors = np.frombuffer(b"".join(vector for _, _, vector in added), dtype=np.float16)
-        self.numbers[start:end] = [number for number, _, _ in added]
-        self.passages[start:end] = [passage for _, passage, _ in added]
+        vectors = np.frombuffer(b"".join(vector for _, _, vector, _ in added), dtype=np.float16)
+        known = self.collection_numbers
+        self.numbers[start:end] = [number for number, _, _, _ in added]
+        self.passages[start:end] = [passage for _, passage, _, _ in added]
+        self.collections[start:end] = [known.setdefault(name, len(known)) for *_, name in added]
         self.rows[start:end] = vectors.reshape(-1, size)
         self.length = end
 
@@ -82,10 +88,18 @@ class _Matrix:
         """Drop the vectors with other ``numbers``."""
         kept = np.flatnonzero(np.isin(self.numbers[: self.length], numbers))
         self.length = len(kept)
-        for array in (self.numbers, self.passages, self.rows):
+        for array in (self.numbers, self.passages, self.collections, self.rows):
             for start in range(0, len(kept), READ_ROWS):  # each row moves up, or stays
                 block = kept[start : start + READ_ROWS]
                 array[start : start + len(block)] = array[block]
+
+    def find_rows(self, collections: frozenset[str] | None) -> NDArray[np.int64]:
+        """Return the rows with passages of these collections; None: of all."""
+        if collections is None:
+            return np.arange(self.length)
+        known = self.collection_numbers
+        wanted = [known[name] for name in collections if name in known]
+        return np.flatnonzero(np.isin(self.collections[: self.length], wanted))
 
 
 def _enlarge(array: NDArray[Any], room: int) -> NDArray[Any]:  # Any: of each type of numbers
@@ -187,17 +201,24 @@ class Vectors:
 
     # Searching
 
-    def rank(self, tenant: int, query: Sequence[float], limit: int) -> list[Ranked]:
-        """Return the passages nearest to a vector of unit length, by exact cosine similarity; none
-        when the tenant's vectors have another length, or need more than the memory."""
+    def rank(
+        self,
+        tenant: int,
+        query: Sequence[float],
+        limit: int,
+        collections: frozenset[str] | None = None,
+    ) -> list[Ranked]:
+        """Return the passages of ``collections`` (None: of all) that are nearest to a vector of
+        unit length, by exact cosine similarity; none when the tenant's vectors have another length,
+        or need more than the memory."""
         wanted = np.asarray(query, dtype=np.float32)
         matrix = self._matrix_of(tenant, wanted.size)
         if matrix is None or not matrix.length:
             return []
-        scores = matrix.rows[: matrix.length] @ wanted
+        rows = matrix.find_rows(collections)
+        scores = (matrix.rows[: matrix.length] @ wanted)[rows]
         best = np.argpartition(-scores, limit - 1)[:limit] if limit < len(scores) else slice(None)
-        passages = matrix.passages[: matrix.length][best]
-        found = map(Ranked, passages.tolist(), scores[best].tolist())
+        found = map(Ranked, matrix.passages[rows[best]].tolist(), scores[best].tolist())
         return sorted(found, key=lambda ranked: (-ranked.score, ranked.key))
 
     def _matrix_of(self, tenant: int, size: int) -> _Matrix | None:
@@ -244,8 +265,9 @@ class Vectors:
                 )
                 matrix.keep(np.fromiter((number for (number,) in numbers), dtype=np.int64))
             added = self._db.execute(
-                "SELECT number, passage, vector FROM vectors"
-                " WHERE tenant = ? AND number > ? AND length(vector) = ? ORDER BY number",
+                "SELECT v.number, v.passage, v.vector, d.collection FROM vectors v"
+                " JOIN passages p ON p.key = v.passage JOIN documents d ON d.key = p.document"
+                " WHERE v.tenant = ? AND v.number > ? AND length(v.vector) = ? ORDER BY v.number",
                 (tenant, matrix.last, length),
             )
             while block := added.fetchmany(READ_ROWS):

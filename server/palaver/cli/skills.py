@@ -16,7 +16,7 @@ from palaver.cli.console import Console, echo
 from palaver.embedding import Embedder, start_embedder
 from palaver.engine import EngineInfo
 from palaver.errors import InvalidInput, NotFound
-from palaver.knowledge import SearchByMeaning
+from palaver.knowledge import SearchByMeaning, limit_collections
 from palaver.messages import Conversation, Message, new_id
 from palaver.plugins import SKILL_NAME_PATTERN, PluginRegistry
 
@@ -98,6 +98,10 @@ async def _route(
             engine_info=NO_ENGINE,
             embeddings=embeddings,
             knowledge=knowledge,
+            collections={
+                name: limit_collections(skill.collections)
+                for name, skill in console.builder.skills().items()
+            },
         )
         decision = await router.route(message, previous)
         return decision, await router.rank(message, previous)

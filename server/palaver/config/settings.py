@@ -265,6 +265,9 @@ class SiteSettings(Section):
     skills: tuple[str, ...] = ()
     """Skills that may answer visitors, and that a model may call for them. Empty: all. More than
     one must include ``routing.default``."""
+    collections: tuple[str, ...] = ()
+    """Collections of the knowledge base that replies to visitors may rest on. Empty: all of the
+    tenant."""
     files: bool = False
     """Whether visitors may upload files and send them."""
     messages_per_minute: float = pydantic.Field(default=20.0, gt=0)
@@ -372,6 +375,8 @@ class KnowledgeSettings(ChoiceSettings):
     """Largest file that may be added, in bytes."""
     max_text_characters: int = pydantic.Field(default=10_000_000, ge=1)
     """Longest text of a file that may be added, in characters."""
+    tool_collections: tuple[str, ...] = ()
+    """Collections that the tool ``search_knowledge`` searches. Empty: all."""
 
 
 class ChannelsSettings(EnabledSettings):

@@ -52,10 +52,13 @@ class DocumentMatcher:
         self._knowledge = knowledge
         self._embeddings = embeddings
 
-    async def match(self, tenant: str, question: str) -> Match | None:
-        """Return the best match; None when the knowledge base cannot be searched."""
+    async def match(
+        self, tenant: str, question: str, collections: frozenset[str] | None = None
+    ) -> Match | None:
+        """Return the best match in these collections; None when the knowledge base cannot be
+        searched."""
         try:
-            passages = await self._knowledge.search(tenant, question, PASSAGES)
+            passages = await self._knowledge.search(tenant, question, PASSAGES, collections)
             if not passages:
                 return NO_MATCH
             if self._embeddings is None:

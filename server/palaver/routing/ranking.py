@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from palaver.embedding import Embeddings
@@ -80,13 +81,16 @@ class Ranker:
         default: str,
         embeddings: Embeddings | None = None,
         knowledge: KnowledgeBase | None = None,
+        collections: Mapping[str, frozenset[str] | None] = MappingProxyType({}),
         clock: Callable[[], float] = time.monotonic,
         timeout: float = EVIDENCE_TIMEOUT,
     ) -> None:
+        """``collections``: those that a skill answers from, None for all."""
         self._skills = skills
         self._default = default
         self._embeddings = embeddings
         self._documents = DocumentMatcher(knowledge, embeddings) if knowledge else None
+        self._collections = collections
         self._clock = clock
         self._timeout = timeout
         self._retry_at = 0.0
@@ -136,7 +140,7 @@ class Ranker:
         match = None
         try:
             async with asyncio.timeout(self._timeout):
-                match = await self._documents.match(tenant, text)
+                match = await self._documents.match(tenant, text, self._collections.get(reader))
         except TimeoutError:
             log.warning(
                 "routing without the knowledge base: it takes longer than %g s", self._timeout

@@ -6,6 +6,7 @@ loop for a long message.
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -67,6 +68,7 @@ class Router:
         engine_info: EngineInfo,
         embeddings: Embeddings | None = None,
         knowledge: KnowledgeBase | None = None,
+        collections: Mapping[str, frozenset[str] | None] = MappingProxyType({}),
         metrics: Metrics | None = None,
     ) -> None:
         self._skills = skills
@@ -75,7 +77,11 @@ class Router:
         consults = settings.consult_engine and "choice" in engine_info.capabilities
         self._engine_choice = EngineChoice(engine, skills) if engine and consults else None
         self._ranker = Ranker(
-            skills, default=settings.default, embeddings=embeddings, knowledge=knowledge
+            skills,
+            default=settings.default,
+            embeddings=embeddings,
+            knowledge=knowledge,
+            collections=collections,
         )
         self._commands = {
             name.lower(): skill.name

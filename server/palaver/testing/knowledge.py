@@ -30,7 +30,14 @@ class ListKnowledge:
     async def documents(self, tenant: str) -> tuple[DocumentInfo, ...]:
         documents = self._documents.get(tenant, {}).values()
         return tuple(
-            DocumentInfo(id=d.id, title=d.title, passages=1, name=d.name, digest=d.digest)
+            DocumentInfo(
+                id=d.id,
+                title=d.title,
+                passages=1,
+                name=d.name,
+                digest=d.digest,
+                collection=d.collection,
+            )
             for d in documents
         )
 
@@ -50,8 +57,12 @@ class ListKnowledge:
     ) -> tuple[Passage, ...]:
         return _find_passages(documents, query, limit)
 
-    async def search(self, tenant: str, query: str, limit: int) -> tuple[Passage, ...]:
-        return _find_passages(self._documents.get(tenant, {}).values(), query, limit)
+    async def search(
+        self, tenant: str, query: str, limit: int, collections: frozenset[str] | None = None
+    ) -> tuple[Passage, ...]:
+        documents = self._documents.get(tenant, {}).values()
+        allowed = [d for d in documents if collections is None or d.collection in collections]
+        return _find_passages(allowed, query, limit)
 
 
 def _find_passages(documents: Iterable[Document], query: str, limit: int) -> tuple[Passage, ...]:

@@ -1,7 +1,7 @@
 """Tool services: what a tool may use of the server while it runs for a turn."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from palaver.authentication import shared_identities
@@ -9,7 +9,7 @@ from palaver.config.settings import AuthSettings
 from palaver.conversations import ConversationFilter
 from palaver.directory import Directory, comparable
 from palaver.errors import Forbidden, InvalidInput, TooLarge
-from palaver.knowledge import Document, KnowledgeBase, Passage
+from palaver.knowledge import Document, KnowledgeBase, Passage, limit_collections
 from palaver.ledger import HistoryEntry, Ledger
 from palaver.messages import Attachment, Citation, Message
 from palaver.metrics import Metrics
@@ -17,6 +17,7 @@ from palaver.tools import PastConversation
 from palaver.turns.attachments import AttachmentReader
 from palaver.turns.interruption import Interruption
 from palaver.turns.reply_record import ReplyRecord
+from palaver.visitors import site_of_person
 
 if TYPE_CHECKING:  # it loads aiohttp
     from palaver.fetching import Fetcher
@@ -24,7 +25,9 @@ if TYPE_CHECKING:  # it loads aiohttp
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ToolResources:
-    """Parts of the server that tools use. Without a ``fetcher``, nothing is fetched."""
+    """Parts of the server that tools use. Without a ``fetcher``, nothing is fetched.
+    ``tool_collections`` are those that tools search; ``collections_of_sites``, by tenant and site,
+    those that visitors get passages of."""
 
     ledger: Ledger
     knowledge: KnowledgeBase
@@ -33,11 +36,21 @@ class ToolResources:
     fetcher: "Fetcher | None"
     auth: AuthSettings
     metrics: Metrics
+    tool_collections: Sequence[str] = ()
+    collections_of_sites: Mapping[tuple[str, str], Sequence[str]] = dataclasses.field(
+        default_factory=dict
+    )
 
-    async def search(self, tenant: str, query: str, limit: int) -> tuple[Passage, ...]:
-        """Return the knowledge base's best passages for a query. Raises `TooLarge`."""
+    async def search(
+        self, message: Message, query: str, limit: int, collections: Iterable[str]
+    ) -> tuple[Passage, ...]:
+        """Return the knowledge base's best passages for a query, of these ``collections`` (empty:
+        of all), and for visitors of a site, of those of the site. Raises `TooLarge`."""
+        tenant = message.conversation.tenant
+        of_site = self.collections_of_sites.get((tenant, site_of_person(message.person)), ())
+        allowed = limit_collections(collections, of_site)
         try:
-            return await self.knowledge.search(tenant, query, limit)
+            return await self.knowledge.search(tenant, query, limit, allowed)
         except TooLarge:
             self.metrics.limit_reached("search_timeout")
             raise
@@ -79,7 +92,8 @@ class CallServices:
         return await self._resources.attachments.read_document(conversation, file)
 
     async def search(self, query: str, limit: int) -> tuple[Passage, ...]:
-        return await self._resources.search(self._message.conversation.tenant, query, limit)
+        allowed = self._resources.tool_collections
+        return await self._resources.search(self._message, query, limit, allowed)
 
     def cite(self, passage: Passage) -> int:
         cited = self._record.citations

@@ -763,18 +763,21 @@ class Turn(Generic[ArgumentsT]):
             resources, self.message, self.history, self.record, self._writer.interruption
         )
 
-    async def search(self, query: str, limit: int = 4) -> tuple[Passage, ...]:
-        """Return the knowledge base's best passages for ``query``, best first.
+    async def search(
+        self, query: str, limit: int = 4, collections: Sequence[str] = ()
+    ) -> tuple[Passage, ...]:
+        """Return the knowledge base's best passages for ``query``, best first: those of these
+        ``collections``, or of all. A visitor of a site gets passages of the site's collections.
 
         Raises `TooLarge` when the search would take too long.
         """
 
         async def look_up(step: Step) -> tuple[Passage, ...]:
-            tenant = self.message.conversation.tenant
-            return await self._services.tool_resources.search(tenant, query, limit)
+            resources = self._services.tool_resources
+            return await resources.search(self.message, query, limit, collections)
 
         return await self._journal.run_once(
-            tuple[Passage, ...], look_up, "search", query, str(limit)
+            tuple[Passage, ...], look_up, "search", query, str(limit), *collections
         )
 
     # Attachments

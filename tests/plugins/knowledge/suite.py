@@ -1,10 +1,23 @@
 """The conformance suite of knowledge bases."""
 
-from palaver import Document, KnowledgeBase, Passage
+import dataclasses
+from typing import get_args
+
+from palaver import DEFAULT_COLLECTION, Document, KnowledgeBase, Passage, SearchByMeaning, SearchWay
 
 CATS = Document(id="/docs/cats.md", name="cats.md", title="Cats", text="Cats sleep all afternoon.")
 DOGS = Document(id="https://a.example/dogs", title="Dogs", text="Dogs bark every evening.")
 NEWER = Document(id=CATS.id, name="cats.md", title="Cats", text="Cats hunt mice before breakfast.")
+LOUD = [
+    Document(id=f"loud/{number}", title="Birds", text="Birds sing as birds do.", collection="loud")
+    for number in range(60)
+]
+"""More passages than a search ranks."""
+QUIET = [
+    Document(id=f"quiet/{number}", title="Fish", text="Fish never sing at all.", collection="quiet")
+    for number in range(2)
+]
+BIRDS = "birds sing"
 ODD = "a byte \x00 of “nothing” OR NEAR( * 🚲 怎么退款"
 
 
@@ -17,6 +30,7 @@ async def check_knowledge_base(base: KnowledgeBase) -> None:
     await check_documents(base)
     await check_search(base)
     await check_tenants(base)
+    await check_collections(base)
     assert await base.add("acme", [NEWER]) == 1, "it replaces the one with the same id"
     assert len(await base.documents("acme")) == 2
     assert await best(base, "acme", "mice breakfast") == NEWER.text
@@ -24,6 +38,7 @@ async def check_knowledge_base(base: KnowledgeBase) -> None:
     assert await base.remove("acme", CATS.id)
     assert not await base.remove("acme", CATS.id)
     assert [info.id for info in await base.documents("acme")] == [DOGS.id]
+    assert {info.collection for info in await base.documents("acme")} == {DEFAULT_COLLECTION}
     assert "mice" not in str(await base.search("acme", "mice breakfast", 3))
 
 
@@ -58,6 +73,34 @@ async def check_tenants(base: KnowledgeBase) -> None:
     assert await best(base, "acme", "sleep afternoon") == CATS.text
     assert await base.remove("other", NEWER.id)
     assert len(await base.documents("acme")) == 2
+
+
+async def check_collections(base: KnowledgeBase) -> None:
+    await base.add("birds", [*QUIET, *LOUD])
+    stored = {info.id: info.collection for info in await base.documents("birds")}
+    assert stored == {document.id: document.collection for document in (*QUIET, *LOUD)}
+    assert all("loud" in each.document for each in await base.search("birds", BIRDS, 3))
+    for wanted in ({"quiet"}, {"quiet", "unknown"}):
+        assert await find_ids(base, wanted) == {"quiet/0", "quiet/1"}, "the best of all are others"
+    assert len(await find_ids(base, {"quiet", "loud"})) == 3
+    assert await find_ids(base, {"unknown"}) == await find_ids(base, set()) == set()
+    await base.add("birds", [dataclasses.replace(QUIET[0], collection="loud")])
+    assert await find_ids(base, {"quiet"}) == {"quiet/1"}, "adding a document again moves it"
+    for document in (*QUIET, *LOUD):
+        assert await base.remove("birds", document.id)
+    assert await base.documents("birds") == ()
+
+
+async def find_ids(base: KnowledgeBase, collections: set[str]) -> set[str]:
+    """Return the documents that are found in these collections; each way finds no others."""
+    wanted = frozenset(collections)
+    found = await base.search("birds", BIRDS, 3, wanted)
+    by_way: list[Passage] = []
+    if isinstance(base, SearchByMeaning):
+        for way in get_args(SearchWay):
+            by_way += await base.search_by(way, "birds", BIRDS, 3, wanted)
+    assert {each.document.partition("/")[0] for each in (*found, *by_way)} <= collections
+    return {each.document for each in found}
 
 
 async def best(base: KnowledgeBase, tenant: str, query: str) -> str:

@@ -71,6 +71,55 @@ def test_tenants_have_their_own_documents(console: Console, tmp_path: Path) -> N
     assert "a.md" in run(console, "list", "--tenant", "acme").output
 
 
+def test_a_collection_has_its_own_documents(console: Console, tmp_path: Path) -> None:
+    for name in ("leave", "prices", "notes"):
+        (tmp_path / f"{name}.md").write_text(f"# {name}\n\nAsk the office about {name}.\n")
+    inside = "--collection", "internal"
+    run(console, "add", tmp_path / "leave.md", *inside)
+    run(console, "add", tmp_path / "prices.md", tmp_path / "notes.md")
+    assert run(console, "list", *inside).output == (
+        f"     1  {tmp_path}/leave.md  (leave), in collection 'internal'\n"
+    )
+    assert "leave" not in run(console, "list", "--collection", "default").output
+    question = "What do I ask the office?"
+    assert run(console, "search", question, *inside).output.count("[") == 1
+    assert run(console, "search", question).output.count("[") == 3
+    assert "Removed 1 document." in run(console, "remove", *inside).output
+    assert "leave" not in run(console, "list").output
+    assert run(console, "remove", tmp_path / "notes.md", "--collection", "default").exit_code == 0
+
+
+def test_a_document_stays_in_its_collection_until_another_one_is_named(
+    console: Console, tmp_path: Path
+) -> None:
+    path = tmp_path / "leave.md"
+    path.write_text("Thirty days.")
+    run(console, "add", path, "--collection", "internal")
+    path.write_text("Thirty-one days.")
+    run(console, "sync", tmp_path)
+    assert "in collection 'internal'" in run(console, "list").output
+    assert "Added 1 document" in run(console, "sync", tmp_path, "--collection", "public").output
+    assert "in collection 'public'" in run(console, "list").output
+    assert "1 document unchanged" in run(console, "sync", tmp_path).output
+
+
+@pytest.mark.parametrize("command", [("list",), ("remove",), ("search", "days")])
+def test_an_unknown_collection_is_an_error(
+    console: Console, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "leave.md").write_text("Thirty days.")
+    run(console, "add", tmp_path / "leave.md")
+    failed = run(console, *command, "--collection", "intrenal")
+    assert str(failed.exception) == "there is no collection 'intrenal'; there are: 'default'"
+
+
+def test_removing_nothing_is_an_error(console: Console) -> None:
+    assert "name documents, or a collection with --collection" in run(console, "remove").output
+    for bad in ("", "a/b"):
+        failed = run(console, "add", "x.md", "--collection", bad)
+        assert (failed.exit_code, "is not usable" in failed.output) == (2, True)
+
+
 def test_removing_an_unknown_document_is_an_error(console: Console) -> None:
     removed = run(console, "remove", "nothing.md")
     assert removed.exit_code == 2

@@ -12,7 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.proof_settings import short_or_long
 
-from palaver import BuildContext, ConfigurationError, Document, PalaverError, TooLarge
+from palaver import (
+    DEFAULT_COLLECTION,
+    BuildContext,
+    ConfigurationError,
+    Document,
+    PalaverError,
+    TooLarge,
+)
 from palaver.testing import ChatClient, converse
 from palaver_plugins.knowledge.index import SearchIndex
 from palaver_plugins.knowledge.sqlite import (
@@ -541,6 +548,28 @@ async def test_old_vectors_are_computed_again(tmp_path: Path) -> None:
         knowledge.use_embeddings(AxisEmbeddings(), "axes")
         assert await knowledge.wait_until_embedded()
         assert (await search_ids(knowledge, "kitten"))[0] == "cats"
+
+
+async def test_a_file_without_collections_keeps_its_documents_and_vectors(tmp_path: Path) -> None:
+    path = tmp_path / "k.sqlite"
+    embed = AxisEmbeddings()
+    async with open_knowledge(path, embeddings=True) as knowledge:
+        knowledge.use_embeddings(embed, "axes")
+        await knowledge.add("default", DOCUMENTS)
+        assert await knowledge.wait_until_embedded()
+        before = {each.id: each.digest for each in await knowledge.documents("default")}
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("ALTER TABLE documents DROP COLUMN collection")
+        db.execute("PRAGMA user_version=8")
+    embed.texts.clear()
+    async with open_knowledge(path, embeddings=True) as knowledge:
+        knowledge.use_embeddings(embed, "axes")
+        assert await knowledge.wait_until_embedded()
+        after = await knowledge.documents("default")
+        assert {each.id: each.digest for each in after} == before
+        found = await knowledge.search("default", "kitten", 1, frozenset([DEFAULT_COLLECTION]))
+        assert [each.document for each in found] == ["cats"]
+    assert embed.texts == ["kitten"], "the vectors are those of before"
 
 
 async def test_a_document_is_read_with_its_headings(filled: SqliteKnowledge) -> None:

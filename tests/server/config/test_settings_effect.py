@@ -131,6 +131,9 @@ COVERED = {
     "widget.sites.NAME.identity_public_key": f"{IDENTITIES}::test_a_signed_identity_is_a_person",
     "widget.sites.NAME.require_identity": f"{IDENTITIES}::test_a_site_may_require_an_identity",
     "widget.sites.NAME.skills": f"{WIDGET}::test_a_site_may_have_some_of_the_skills",
+    "widget.sites.NAME.collections": (
+        "tests/skills/test_qa.py::test_answers_rest_on_the_collections_of_the_skill_and_the_site"
+    ),
     "widget.sites.NAME.files": f"{WIDGET}::test_a_site_may_let_its_visitors_upload_files",
     "widget.sites.NAME.messages_per_minute": f"{WIDGET}::test_messages_of_a_visitor_are_limited",
     "widget.sites.NAME.new_visitors_per_minute": f"{WIDGET}::test_new_visitors_are_limited",
@@ -166,6 +169,7 @@ COVERED = {
     "knowledge.read_memory_mib": LIMITED_FILES,
     "knowledge.max_file_bytes": LIMITED_FILES,
     "knowledge.max_text_characters": LIMITED_FILES,
+    "knowledge.tool_collections": f"{TOOLS}::test_tools_search_the_collections_that_are_set",
     "files.store": f"{FILES}/test_objects.py::test_the_settings_choose_the_store",
     "files.max_file_bytes": (
         f"{FILES}/test_store.py::test_a_file_above_the_limit_is_refused_and_nothing_of_it_stays"
@@ -476,6 +480,9 @@ COVERED_OF_PLUGINS = {
     "skills.codegen.temperature": f"{SKILLS}::test_the_temperature_reaches_the_engine",
     "skills.codegen.max_tokens": f"{SKILLS}::test_the_longest_reply_reaches_the_engine",
     "skills.qa.passages": f"{SKILLS}::test_the_model_reads_as_many_passages_as_set",
+    "skills.qa.collections": (
+        "tests/skills/test_qa.py::test_answers_rest_on_the_collections_of_the_skill_and_the_site"
+    ),
     "skills.qa.max_characters": f"{SKILLS}::test_a_question_above_the_limit_is_refused",
     "skills.qa.temperature": f"{SKILLS}::test_the_temperature_reaches_the_engine",
     "skills.qa.max_tokens": f"{SKILLS}::test_the_longest_reply_reaches_the_engine",

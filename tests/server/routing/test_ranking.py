@@ -103,7 +103,7 @@ async def test_what_hangs_delays_no_message_for_long() -> None:
         return []
 
     class Hanging(ListKnowledge):
-        async def search(self, tenant: str, query: str, limit: int) -> tuple[()]:
+        async def search(self, *wanted: object) -> tuple[()]:
             await asyncio.Event().wait()
             return ()
 
@@ -166,6 +166,18 @@ async def test_a_question_goes_to_the_documents_that_answer_it(question: str, sk
     assert other_tenant.best.skill == "chat"
 
 
+@pytest.mark.parametrize(("collection", "skill"), [("default", "qa"), ("internal", "chat")])
+async def test_only_the_collections_of_the_skill_count(collection: str, skill: str) -> None:
+    ranker = Ranker(
+        BUILT_IN,
+        default="chat",
+        knowledge=ListKnowledge(HANDBOOK),
+        collections={"qa": frozenset([collection])},
+    )
+    ranking = await ranker.rank("When is the workshop open on Saturdays?", tenant="default")
+    assert ranking.best.skill == skill
+
+
 async def test_other_requests_search_no_documents() -> None:
     ranker = Ranker(BUILT_IN, default="chat", knowledge=ListKnowledge(HANDBOOK))
     ranking = await ranker.rank("translate this into German", tenant="default")
@@ -175,7 +187,7 @@ async def test_other_requests_search_no_documents() -> None:
 
 async def test_a_knowledge_base_that_fails_tells_nothing() -> None:
     class Broken(ListKnowledge):
-        async def search(self, tenant: str, query: str, limit: int) -> tuple[()]:
+        async def search(self, *wanted: object) -> tuple[()]:
             raise EngineUnavailable("no index", retry_after=1)
 
     assert await DocumentMatcher(Broken(), None).match("default", "when?") is None

@@ -1,7 +1,9 @@
 """A tool uses the server on behalf of the person of its turn."""
 
+import dataclasses
 from pathlib import Path
 
+import pytest
 from tests.server.receivers import receiving
 from tests.server.test_fetching import answer
 
@@ -21,9 +23,13 @@ from palaver.config.settings import (
     AuthKey,
     AuthSettings,
     FetchSettings,
+    KnowledgeSettings,
+    LedgerSettings,
     RoutingSettings,
     Secret,
     Settings,
+    SiteSettings,
+    WidgetSettings,
 )
 from palaver.testing import ChatClient, RecordingSubscriber, converse
 
@@ -104,6 +110,37 @@ async def test_passages_that_a_tool_cites_are_those_of_the_reply() -> None:
         (2, "Rules"),
     ]
     assert history[-1].citations == tuple(reply.citations)
+
+
+@pytest.mark.parametrize(
+    ("person", "of_tools", "found"),
+    [
+        ("ada", (), [HANDBOOK, RULES]),
+        ("ada", ("internal",), [HANDBOOK]),
+        ("visitor.shop.1", (), [RULES]),
+        ("visitor.shop.1", ("internal",), []),
+        ("visitor.blog.1", (), [HANDBOOK, RULES]),
+    ],
+)
+async def test_tools_search_the_collections_that_are_set(
+    person: str, of_tools: tuple[str, ...], found: list[Document]
+) -> None:
+    site = SiteSettings(
+        key="pk_the-key-of-the-shop", origins=("https://a.example",), collections=("public",)
+    )
+    settings = Settings(
+        routing=RoutingSettings(default="caller", consult_engine=False),
+        ledger=LedgerSettings(use="memory"),
+        knowledge=KnowledgeSettings(tool_collections=of_tools),
+        widget=WidgetSettings(sites={"shop": site}),
+    )
+    documents = [
+        dataclasses.replace(HANDBOOK, collection="internal"),
+        dataclasses.replace(RULES, collection="public"),
+    ]
+    async with converse(Caller, knowledge=documents, settings=settings, person=person) as chat:
+        reply = await chat.say("look_up leave")
+    assert reply == " ".join(f"[{n}] {each.text}" for n, each in enumerate(found, 1))
 
 
 async def test_after_a_question_a_reply_has_the_citations_of_its_own_calls() -> None:
