@@ -64,6 +64,7 @@ class ImagePromptEncoder:
         except (ValueError, TypeError, IndexError, RuntimeError) as error:
             raise UnusableImage(str(error)) from error
         tokens: list[int] = inputs["input_ids"][0].tolist()
+        self._tokenizer.check(tokens)
         names = set(inputs) - {"input_ids", "attention_mask"}
         return EncodedPrompt(tokens, {name: inputs[name] for name in names})
 

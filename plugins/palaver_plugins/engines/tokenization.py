@@ -122,8 +122,12 @@ class ChatTokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the tokens of ``text``. Raises as `check_ids`."""
         ids: list[int] = self._encode(text).ids
-        check_ids(self.tokenizer, ids, self._vocabulary_size)
+        self.check(ids)
         return ids
+
+    def check(self, ids: Sequence[int]) -> None:
+        """Raises as `check_ids`."""
+        check_ids(self.tokenizer, ids, self._vocabulary_size)
 
     def _encode(self, text: str) -> Encoding:
         # Of a batch, because `Tokenizer.encode` does not release the interpreter's lock.
