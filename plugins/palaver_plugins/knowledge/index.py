@@ -7,7 +7,6 @@ must not depend on another tenant's documents.
 import contextlib
 import itertools
 import json
-import math
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -24,15 +23,17 @@ from palaver import (
 from palaver_plugins.knowledge import scrubbing
 from palaver_plugins.knowledge.names import choose_name, find_canonical_path
 from palaver_plugins.knowledge.passages import join_passages, split_passages
-from palaver_plugins.knowledge.terms import (
-    MAX_QUERY_CHARACTERS,
-    TOKENIZER,
-    finish_word,
-    index_terms,
-    query_terms,
-    written_words,
+from palaver_plugins.knowledge.ranking import (
+    BODY_WEIGHT,
+    RERANKED_PASSAGES,
+    SECTION_WEIGHT,
+    TITLE_WEIGHT,
+    Ranked,
+    rank_by_coverage,
+    text_to_embed,
 )
-from palaver_plugins.knowledge.vectors import CREATE_VECTORS, Ranked, Vectors
+from palaver_plugins.knowledge.terms import TOKENIZER, finish_word, index_terms, query_terms
+from palaver_plugins.knowledge.vectors import CREATE_VECTORS, Vectors
 
 SCHEMA_VERSION = 9
 """Increase it when the tables or the terms change: an older file is indexed again when opened."""
@@ -40,16 +41,10 @@ INSTRUCTIONS_PER_CHECK = 1_000
 """Instructions of SQLite between two looks at the clock."""
 BUSY_TIMEOUT_SECONDS = 10.0
 """Time to wait for another process that writes."""
-TITLE_WEIGHT, SECTION_WEIGHT, BODY_WEIGHT = 4.0, 1.5, 1.0
-"""Weight of a word by its position, measured by ``benchmarks/retrieval.py``."""
 VECTOR_MEMORY = 256 << 20
 """Bytes of the vectors in memory: 131,072 of 512 dimensions."""
 MAX_TITLE_CHARACTERS = 300
 """The rest of a title is left out: the terms of every passage repeat it."""
-RERANKED_PASSAGES = 50
-"""Passages that are ranked again by their coverage of the question."""
-EXACT_WEIGHT = 1.0
-"""Part of its score that a passage gets on top when it has all words as they are typed."""
 
 _SCHEMA = f"""
 {scrubbing.CREATE_SCRUBS}
@@ -344,17 +339,15 @@ class SearchIndex:
     def rank_by_words(
         self, tenant: str, question: str, limit: int, collections: frozenset[str] | None = None
     ) -> list[Ranked]:
-        """Return the passages that share words with the question, ranked by BM25 times coverage.
-
-        BM25 alone prefers a passage that repeats one rare word. Coverage is the share of the
-        question's words, weighted by rarity, that a passage contains.
-        """
+        """Return the passages that share words with the question; see `rank_by_coverage`."""
         owner, words = self._tenant(tenant), query_terms(question)
         if owner is None or not words:
             return []
         with self._deadline():
-            candidates = self._rank(owner, words, max(limit, RERANKED_PASSAGES), collections)
-        return self._prefer_exact(question, candidates)[:limit]
+            scores = self._find(owner, words, max(limit, RERANKED_PASSAGES), collections)
+            matches = [self._match(owner, word, list(scores)) for word in words]
+        texts = self._read_texts(list(scores))
+        return rank_by_coverage(question, scores, matches, texts)[:limit]
 
     @contextlib.contextmanager
     def _deadline(self) -> Iterator[None]:
@@ -373,9 +366,10 @@ class SearchIndex:
         finally:
             self._db.set_progress_handler(None, 0)
 
-    def _rank(
+    def _find(
         self, owner: int, words: Sequence[str], limit: int, collections: frozenset[str] | None
-    ) -> list[Ranked]:
+    ) -> dict[int, float]:
+        """Return the passages with the best BM25 scores."""
         allowed = "" if collections is None else _IS_IN_COLLECTIONS.format(table=f"terms_{owner}")
         rows = self._db.execute(
             f"SELECT rowid, -bm25(terms_{owner}, {TITLE_WEIGHT}, {SECTION_WEIGHT}, {BODY_WEIGHT})"
@@ -387,41 +381,26 @@ class SearchIndex:
                 limit,
             ),
         )
-        candidates = [Ranked(*row) for row in rows]
-        coverage = self._coverage(owner, words, [each.key for each in candidates])
-        return [Ranked(key, score * coverage[key], coverage[key]) for key, score, _ in candidates]
+        return dict(rows.fetchall())
 
-    def _prefer_exact(self, question: str, candidates: Sequence[Ranked]) -> list[Ranked]:
-        """Rank higher what has the question's words as they are typed: ``Masse``, not ``Maße``."""
-        typed = written_words(question[:MAX_QUERY_CHARACTERS])
-        placeholders = ",".join("?" * len(candidates))
-        texts = self._db.execute(
-            "SELECT p.key, d.title || char(10) || p.section || char(10) || p.text FROM passages p"
-            f" JOIN documents d ON d.key = p.document WHERE p.key IN ({placeholders})",
-            [each.key for each in candidates],
-        )
-        exact = {key: len(typed & written_words(text)) / max(1, len(typed)) for key, text in texts}
-        found = [
-            each._replace(score=each.score * (1 + EXACT_WEIGHT * exact.get(each.key, 0)))
-            for each in candidates
-        ]
-        return sorted(found, key=lambda ranked: (-ranked.score, ranked.key))
-
-    def _coverage(self, owner: int, words: Sequence[str], keys: Sequence[int]) -> dict[int, float]:
-        sums = dict.fromkeys(keys, 0.0)
-        total = 0.0
+    def _match(self, owner: int, word: str, keys: Sequence[int]) -> list[int]:
+        """Return those of the passages that have a word."""
         placeholders = ",".join("?" * len(keys))
-        for word in words:
-            matches = self._db.execute(
-                f"SELECT rowid FROM terms_{owner}"
-                f" WHERE terms_{owner} MATCH ? AND rowid IN ({placeholders})",
-                (word, *keys),
-            ).fetchall()
-            rarity = 0.5 + math.log(1 + (len(keys) - len(matches) + 0.5) / (len(matches) + 0.5))
-            total += rarity
-            for (key,) in matches:
-                sums[key] += rarity
-        return {key: share / total for key, share in sums.items()}
+        rows = self._db.execute(
+            f"SELECT rowid FROM terms_{owner}"
+            f" WHERE terms_{owner} MATCH ? AND rowid IN ({placeholders})",
+            (word, *keys),
+        )
+        return [key for (key,) in rows]
+
+    def _read_texts(self, keys: Sequence[int]) -> dict[int, str]:
+        placeholders = ",".join("?" * len(keys))
+        rows = self._db.execute(
+            "SELECT p.key, d.title, p.section, p.text FROM passages p"
+            f" JOIN documents d ON d.key = p.document WHERE p.key IN ({placeholders})",
+            list(keys),
+        )
+        return {key: text_to_embed(*texts) for key, *texts in rows}
 
     def count_vectors(self) -> tuple[int, int]:
         """Return the number of vectors, and of passages."""

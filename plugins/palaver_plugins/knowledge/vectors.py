@@ -4,10 +4,12 @@ import logging
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from palaver_plugins.knowledge.ranking import Missing, Ranked, sort_ranking
 
 log = logging.getLogger(__name__)
 
@@ -27,22 +29,6 @@ MOST_SPARE_ROWS = 4_096
 """Most rows of a matrix that are left for vectors to come."""
 _TEXT = "d.title || char(10) || p.section || char(10) || p.text"
 """What is embedded of a passage."""
-
-
-class Ranked(NamedTuple):
-    """Key of a passage and its score; higher is better. ``coverage``: the share of the question's
-    words that it has, weighted by rarity."""
-
-    key: int
-    score: float
-    coverage: float = 0.0
-
-
-class Missing(NamedTuple):
-    """A passage without a vector, and the text to embed."""
-
-    key: int
-    text: str
 
 
 class _Matrix:
@@ -107,15 +93,6 @@ def _enlarge(array: NDArray[Any], room: int) -> NDArray[Any]:  # Any: of each ty
     larger = np.empty((room, *array.shape[1:]), dtype=array.dtype)
     larger[: len(array)] = array
     return larger
-
-
-def rank_vectors(
-    keys: Sequence[int], vectors: Sequence[Sequence[float]], query: Sequence[float]
-) -> list[Ranked]:
-    """Return the passages, those nearest to the query first."""
-    scores = np.array(vectors, dtype=np.float32) @ np.asarray(query, dtype=np.float32)
-    found = map(Ranked, keys, scores.tolist())
-    return sorted(found, key=lambda ranked: (-ranked.score, ranked.key))
 
 
 class Vectors:
@@ -219,7 +196,7 @@ class Vectors:
         scores = (matrix.rows[: matrix.length] @ wanted)[rows]
         best = np.argpartition(-scores, limit - 1)[:limit] if limit < len(scores) else slice(None)
         found = map(Ranked, matrix.passages[rows[best]].tolist(), scores[best].tolist())
-        return sorted(found, key=lambda ranked: (-ranked.score, ranked.key))
+        return sort_ranking(list(found))
 
     def _matrix_of(self, tenant: int, size: int) -> _Matrix | None:
         others = int(self._db.execute("PRAGMA data_version").fetchone()[0])

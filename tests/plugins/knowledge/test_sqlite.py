@@ -22,14 +22,13 @@ from palaver import (
 )
 from palaver.testing import ChatClient, converse
 from palaver_plugins.knowledge.index import SearchIndex
+from palaver_plugins.knowledge.ranking import Ranked, fuse_rankings
 from palaver_plugins.knowledge.sqlite import (
     SqliteKnowledge,
     SqliteKnowledgeSettings,
-    fuse_rankings,
     palaver_register_knowledge,
 )
 from palaver_plugins.knowledge.terms import index_terms, query_terms
-from palaver_plugins.knowledge.vectors import Ranked
 from palaver_skills.qa import QA
 
 DOCUMENTS = (
