@@ -17,7 +17,7 @@ from palaver.cli.channels import check_channels
 from palaver.cli.console import EXIT_MISCONFIGURED, Console, exit_code
 from palaver.cli.exposure import find_exposed_data, find_exposed_secret, find_exposed_settings
 from palaver.cli.local_server import find_server
-from palaver.cli.models import summarize
+from palaver.cli.models import chat_template_note, summarize
 from palaver.cli.tool_sources import check_sources, find_source_problems
 from palaver.config.loading import find_settings_file
 from palaver.config.settings import AuthKey, ServerSettings, Settings, SiteSettings
@@ -350,6 +350,8 @@ def _check_model(console: Console) -> Findings:
         yield _bad(error, f"engine {name!r}: ")
         return
     yield Finding("good", f"model: {checkpoint.directory.name} ({summarize(checkpoint)})")
+    if note := chat_template_note(checkpoint):
+        yield Finding("note", f"model: {note}")
     if checkpoint.demonstration:
         yield Finding("note", "model: it is too small for real use; see: palaver models add --help")
 

@@ -42,11 +42,28 @@ def _summarize_directory(directory: Path) -> str:
 def summarize(model: Checkpoint) -> str:
     """Return architecture, size and context in one line."""
     parts = [model.architecture, f"{format_count(model.parameters)} parameters"]
+    if model.is_gguf:
+        parts.append(f"GGUF {model.data_type}")
     if model.context:
         parts.append(f"context {model.context} tokens")
     if model.demonstration:
         parts.append("demonstration")
     return ", ".join(parts)
+
+
+def chat_template_note(model: Checkpoint) -> str:
+    """Return what a person must know of a model without a chat template, else ""."""
+    if model.has_chat_template:
+        return ""
+    return (
+        "it has no chat template, so the engine refuses it until engine.llamacpp.chat_template "
+        "names a file with one (base models have none; choose one that was tuned for chat)"
+    )
+
+
+def _echo_note(model: Checkpoint) -> None:
+    if note := chat_template_note(model):
+        echo(f"Note: {note}.")
 
 
 def format_count(number: int) -> str:
@@ -61,16 +78,17 @@ def format_count(number: int) -> str:
 @click.argument("source")
 @click.option("--name", default="", help="Name of the model here (default: its own name).")
 @click.option("--revision", default="", help="Branch, tag or commit at the hub.")
-@click.option("--copy", is_flag=True, help="Copy a local directory instead of using it in place.")
+@click.option("--copy", is_flag=True, help="Copy a local model instead of using it in place.")
 @click.pass_obj
 def add(console: Console, source: str, name: str, revision: str, copy: bool) -> None:
-    """Add a model from a directory or from the hub.
+    """Add a model from a file, a directory or the hub.
 
-    SOURCE is a directory, or 'owner/model' at the Hugging Face hub.
+    SOURCE is a GGUF file or a directory, or at the Hugging Face hub 'owner/model', or
+    'owner/model:FILE.gguf'.
     HF_ENDPOINT names another hub. Run the command again to continue an interrupted download.
     """
     registry = _model_registry(console)
-    if Path(source).expanduser().is_dir():
+    if Path(source).expanduser().exists():
         if revision:
             raise click.UsageError("--revision is for models of the hub")
         name = registry.add_directory(Path(source), name, copy=copy)
@@ -79,6 +97,7 @@ def add(console: Console, source: str, name: str, revision: str, copy: bool) -> 
         hub = Hub(token.reveal() if token else None, lambda text: echo(text, err=True))
         name = registry.add_from_hub(hub, source, name, revision)
     echo(f"Added {name!r}: {_summarize_directory(registry.find(name))}.")
+    _echo_note(read_checkpoint(registry.find(name)))
     echo(f"Choose it with: palaver models use {name}")
 
 
@@ -89,6 +108,7 @@ def use(console: Console, name: str) -> None:
     """Make NAME the current model. A running server uses it after its next start."""
     model = _model_registry(console).use(name)
     echo(f"The current model is {name!r}: {summarize(model)}.")
+    _echo_note(model)
 
 
 @models.command()
@@ -120,6 +140,8 @@ def info(console: Console, name: str, verify: bool) -> None:
         "architecture": model.architecture,
         "parameters": f"{model.parameters:_} ({format_count(model.parameters)})",
         "weights": f"{model.size / 1e6:.1f} MB",
+        "data type": model.data_type,
+        "chat template": "" if not model.is_gguf else "yes" if model.has_chat_template else "none",
         "context": f"{model.context} tokens" if model.context else "",
         "languages": ", ".join(model.languages),
         "licence": model.license,

@@ -1,8 +1,8 @@
-"""Checkpoint: a model directory, read and checked without loading the model.
+"""Checkpoint: a model, read and checked without loading it.
 
-A checkpoint contains ``config.json``, a tokenizer and weights as safetensors, as the transformers
-library writes them. Pickled weights and models with their own code are refused, because both can
-execute anything.
+A checkpoint is a GGUF file, or a directory that contains ``config.json``, a tokenizer and weights
+as safetensors, as the transformers library writes them. Pickled weights and models with their own
+code are refused, because both can execute anything.
 """
 
 import json
@@ -11,10 +11,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from palaver.errors import ConfigurationError
+from palaver.models.gguf import find_gguf, read_gguf
 from palaver.models.model_files import (
     Json,
     broken_file,
@@ -35,8 +37,9 @@ MAX_FRONT_MATTER_CHARACTERS = 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """Description of a model directory. ``size``: bytes of the weights. ``context``: tokens, 0 when
-    unknown. ``demonstration``: the model card says that the model is too small for real use."""
+    """Description of a model. ``directory``: also a GGUF file. ``size``: bytes of the weights.
+    ``data_type``: that of most parameters, "" when unknown. ``context``: tokens, 0 when unknown.
+    ``demonstration``: the model card says that the model is too small for real use."""
 
     directory: Path
     architecture: str
@@ -47,10 +50,15 @@ class Checkpoint:
     license: str
     scores: Mapping[str, float]
     demonstration: bool
+    data_type: str = ""
+    is_gguf: bool = False
+    has_chat_template: bool = True
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:
-    """Read and check a model directory. Raises `ConfigurationError` that names the wrong file."""
+    """Read and check a model. Raises `ConfigurationError` that names the wrong file."""
+    if gguf := find_gguf(directory):
+        return _read_gguf_checkpoint(directory, gguf)
     if not directory.is_dir():
         raise ConfigurationError(f"there is no model directory {str(directory)!r}")
     check_model_files(directory)
@@ -69,6 +77,25 @@ def read_checkpoint(directory: Path) -> Checkpoint:
         license=", ".join(_read_words(card, "license", "licence")),
         scores=_read_scores(card),
         demonstration=card.get("demonstration") is True,
+    )
+
+
+def _read_gguf_checkpoint(path: Path, file: Path) -> Checkpoint:
+    check_model_files(path)
+    gguf = read_gguf(file)
+    return Checkpoint(
+        directory=path,
+        architecture=gguf.architecture,
+        parameters=gguf.parameters,
+        size=gguf.size,
+        context=gguf.context,
+        languages=_read_words(gguf.metadata, "general.languages"),
+        license=gguf.text("general.license"),
+        scores={},
+        demonstration=False,
+        data_type=gguf.data_type,
+        is_gguf=True,
+        has_chat_template=bool(gguf.chat_template),
     )
 
 
@@ -227,7 +254,7 @@ def _parse_front_matter(text: str) -> Iterator[tuple[str, list[str]]]:
     yield key, words
 
 
-def _read_words(card: Json, *names: str) -> tuple[str, ...]:
+def _read_words(card: Mapping[str, Any], *names: str) -> tuple[str, ...]:
     value = next((card[name] for name in names if card.get(name)), ())
     return tuple(map(str, value if isinstance(value, list | tuple) else (value,)))
 

@@ -1,6 +1,7 @@
 """Hub: downloads models from the Hugging Face hub, or the hub that ``HF_ENDPOINT`` names.
 
-It downloads only what a model needs: weights as safetensors, tokenizer and configuration.
+It downloads only what a model needs: weights as safetensors, tokenizer and configuration; or one
+GGUF file, with all its shards.
 """
 
 import contextlib
@@ -9,13 +10,14 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from palaver.errors import ConfigurationError, Forbidden, NotFound, PalaverError, ServerError
 from palaver.models.checkpoint import WEIGHTS_INDEX, check_config, choose_weight_files
+from palaver.models.gguf import SUFFIX, shard_names
 from palaver.models.model_files import is_file_name, read_json
 from palaver.urls import check_url
 
@@ -69,7 +71,7 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class HubModel:
-    """A model of the hub at one commit."""
+    """A model of the hub at one commit. ``files``: by their path at the hub."""
 
     repository: str
     commit: str
@@ -102,8 +104,9 @@ class Hub:
         self._token = token
         self._report = report
 
-    def find_model(self, repository: str, revision: str = "") -> HubModel:
-        """Return what a download would fetch.
+    def find_model(self, repository: str, revision: str = "", gguf: str = "") -> HubModel:
+        """Return what a download would fetch: of ``gguf``, one of the repository's GGUF files, if
+        that is given.
 
         Raises `ConfigurationError` for an unusable model; `NotFound`, `Forbidden`, `ServerError`
         or `PalaverError` by the hub's answer.
@@ -116,10 +119,8 @@ class Hub:
         )
         if not COMMIT.fullmatch(info.sha or ""):
             raise ConfigurationError(f"the hub names no commit of model {repository!r}")
-        files = {f.rfilename: f for f in info.siblings or [] if is_file_name(f.rfilename)}
-        if "config.json" not in files:
-            raise ConfigurationError(f"model {repository!r} has no config.json")
-        wanted = {*choose_weight_files(list(files), repository), *MODEL_FILES.intersection(files)}
+        files = {f.rfilename: f for f in info.siblings or [] if _is_path(f.rfilename)}
+        wanted = _choose_files(files, repository, gguf)
         return HubModel(
             repository,
             info.sha,
@@ -132,14 +133,16 @@ class Hub:
         Raises as `find_model`.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        self._download_file(model, "config.json", directory)
-        check_config(read_json(directory / "config.json"), model.repository)
+        if "config.json" in model.files:
+            self._download_file(model, "config.json", directory)
+            check_config(read_json(directory / "config.json"), model.repository)
         for name in model.files:
             self._download_file(model, name, directory)
 
     def _download_file(self, model: HubModel, name: str, directory: Path) -> None:
-        announced, part = model.files[name], directory / f"{name}.part"
-        if (directory / name).is_file():
+        announced, target = model.files[name], directory / PurePosixPath(name).name
+        part = target.with_name(f"{target.name}.part")
+        if target.is_file():
             return
         if part.exists() and part.stat().st_size > announced.size:
             part.unlink()
@@ -161,7 +164,7 @@ class Hub:
         if not announced.is_announced(part):
             label = model.repository.partition("/")[2]
             raise ConfigurationError(f"model {label!r}: {name} is not what the hub announced")
-        os.replace(part, directory / name)
+        os.replace(part, target)
 
     def _retry(self, repository: str, call: Callable[[], T]) -> T:
         for delay in RETRY_DELAYS:
@@ -180,6 +183,47 @@ class Hub:
     def _call(self, repository: str, call: Callable[[], T]) -> T:
         with _translate_errors(repository, self._hub.errors):
             return call()
+
+
+def _is_path(name: str) -> bool:
+    """Return True for the path of a file, in folders or not."""
+    return all(map(is_file_name, name.split("/")))
+
+
+def _choose_files(files: Collection[str], repository: str, gguf: str) -> set[str]:
+    """Return the paths of the files that a model needs. Raises `ConfigurationError`."""
+    if gguf or "config.json" not in files:
+        return _choose_gguf(files, repository, gguf)
+    plain = [name for name in files if "/" not in name]
+    return {*choose_weight_files(plain, repository), *MODEL_FILES.intersection(plain)}
+
+
+def _choose_gguf(files: Collection[str], repository: str, wanted: str) -> set[str]:
+    """Return ``wanted``, or the only GGUF model of the repository, with all its shards."""
+    models = sorted({_shards(name)[0] for name in files if name.endswith(SUFFIX)})
+    found = [it for it in models if not wanted or _is_among(wanted, _shards(it))]
+    if not models:
+        raise ConfigurationError(f"model {repository!r} has neither a config.json nor a GGUF file")
+    if len(found) != 1:
+        what = f"no GGUF file {wanted!r}" if wanted else "several GGUF files"
+        raise ConfigurationError(
+            f"model {repository!r} has {what}; add one as {repository}:FILE, where FILE is one of: "
+            f"{', '.join(models)}"
+        )
+    shards = _shards(found[0])
+    if missing := sorted(set(shards) - set(files)):
+        raise ConfigurationError(f"model {repository!r} lacks the shard {missing[0]!r}")
+    return {*shards, *{"README.md", "LICENSE"}.intersection(files)}
+
+
+def _is_among(wanted: str, paths: list[str]) -> bool:
+    """Return True when ``wanted`` is one of the paths, or the name of its file."""
+    return any(wanted in (path, path.rpartition("/")[2]) for path in paths)
+
+
+def _shards(path: str) -> list[str]:
+    folder, slash, name = path.rpartition("/")
+    return [f"{folder}{slash}{shard}" for shard in shard_names(name)]
 
 
 def announced_file(repository: str, file: Any) -> HubFile:  # Any: huggingface_hub's RepoSibling

@@ -17,12 +17,13 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
 from palaver.errors import ConfigurationError, Conflict, InvalidInput, NotFound
 from palaver.models.checkpoint import PICKLED_FILE, Checkpoint, read_checkpoint
+from palaver.models.gguf import SHARD, SUFFIX, find_gguf, shard_paths
 from palaver.models.hub import REPOSITORY, Hub
 from palaver.models.model_files import check_model_files
 from palaver.private_files import write_private_file
@@ -36,8 +37,8 @@ MIN_FREE_BYTES = 100_000_000
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A model of the index. ``directory``: absolute, or relative to the models' directory when the
-    registry manages the files. ``added``: date and time, UTC."""
+    """A model of the index. ``directory``: absolute (it may be a GGUF file), or relative to the
+    models' directory when the registry manages the files. ``added``: date and time, UTC."""
 
     directory: str
     source: str
@@ -81,7 +82,7 @@ class ModelRegistry:
         return self._read_index().current
 
     def models(self) -> dict[str, Path]:
-        """Return every model's directory, by name."""
+        """Return every model's directory, or GGUF file, by name."""
         entries = self._read_index().models
         added = {name: self._directory / entry.directory for name, entry in entries.items()}
         return dict(sorted({**self._shipped, **added}.items()))
@@ -91,14 +92,15 @@ class ModelRegistry:
         return entry.source if entry else "installed package"
 
     def resolve(self, model: str = "") -> Path:
-        """Return the directory of a model by its name or path; "": the current model.
+        """Return the directory, or the GGUF file, of a model by its name or path; "": the current
+        model.
 
         Raises `ConfigurationError` when there is no such model, or when a name or a link in it
         leads out of it.
         """
         name = model or self.current
         directory = self.models().get(name)
-        if directory is None and model and Path(model).expanduser().is_dir():
+        if directory is None and model and Path(model).expanduser().exists():
             directory = Path(model).expanduser()
         if directory is None:
             raise ConfigurationError(
@@ -121,36 +123,45 @@ class ModelRegistry:
     # Adding
 
     def add_directory(self, directory: Path, name: str = "", *, copy: bool = False) -> str:
-        """Register a model in place, or a copy of it. Returns its name.
+        """Register a model, a directory or a GGUF file, in place, or a copy of it. Returns its
+        name.
 
         Raises `ConfigurationError` when the model is incomplete, `Conflict` when the name exists.
         """
-        directory = directory.expanduser().resolve()
-        name = self._check_new_name(name or directory.name)
+        directory = directory.expanduser().absolute()
+        file = find_gguf(directory) if directory.is_file() else None
+        directory = file or directory.resolve()
+        name = self._check_new_name(name or (gguf_name(file.name) if file else directory.name))
         checkpoint = read_checkpoint(directory)
-        source = f"directory {directory}"
+        source = f"{'file' if file else 'directory'} {directory}"
         if not copy:
             self._register(name, str(directory), source, compute_sha256s(directory))
             return name
         check_free_space(self._directory, checkpoint.size)
         with self._staging_directory(name) as staging:
-            for file in directory.iterdir():
-                if file.is_file() and not PICKLED_FILE.fullmatch(file.name):
-                    shutil.copyfile(file, staging / file.name)
+            for part in _model_files(directory):
+                if not PICKLED_FILE.fullmatch(part.name):
+                    shutil.copyfile(part, staging / part.name)
             self._install(name, staging, source)
         return name
 
-    def add_from_hub(self, hub: Hub, repository: str, name: str = "", revision: str = "") -> str:
+    def add_from_hub(self, hub: Hub, source: str, name: str = "", revision: str = "") -> str:
         """Download a model, or continue an interrupted download. Returns the model's name.
+
+        ``source``: ``owner/model``, or ``owner/model:file.gguf``.
 
         Raises as `Hub.find_model`, and `Conflict` when the name exists.
         """
+        repository, _, gguf = source.partition(":")
+        if repository.endswith(SUFFIX):
+            raise InvalidInput(f"there is no file {source!r}")
         if not REPOSITORY.fullmatch(repository):
             raise InvalidInput(
-                f"{repository!r} is neither a directory nor of the form 'owner/model'"
+                f"{source!r} is neither a file, nor a directory, nor of the form 'owner/model'"
             )
-        name = self._check_new_name(name or repository.partition("/")[2])
-        model = hub.find_model(repository, revision)
+        short = gguf_name(PurePosixPath(gguf).name) if gguf else repository.partition("/")[2]
+        name = self._check_new_name(name or short)
+        model = hub.find_model(repository, revision, gguf)
         staging = self._directory / f".{name}.{model.commit[:12]}.part"
         check_free_space(self._directory, model.size - _directory_size(staging))
         try:
@@ -277,13 +288,25 @@ def check_free_space(directory: Path, needed: int) -> None:
 
 
 def compute_sha256s(directory: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file of a model directory, in hexadecimal."""
+    """Return the SHA-256 of each file of a model, in hexadecimal."""
     digests = {}
-    for file in sorted(directory.iterdir()):
-        if file.is_file():
-            with file.open("rb") as stream:
-                digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    for file in _model_files(directory):
+        with file.open("rb") as stream:
+            digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return digests
+
+
+def _model_files(directory: Path) -> list[Path]:
+    """Return the files of a model directory, or the shards of a GGUF file."""
+    if directory.is_dir():
+        return sorted(file for file in directory.iterdir() if file.is_file())
+    return [file for file in shard_paths(directory) if file.is_file()]
+
+
+def gguf_name(file_name: str) -> str:
+    """Return the name of a model for the name of its GGUF file."""
+    match = SHARD.fullmatch(file_name)
+    return match["stem"] if match else file_name.removesuffix(SUFFIX)
 
 
 def _directory_size(directory: Path) -> int:

@@ -55,7 +55,7 @@ class FakeHub:
                 web.get("/api/models/{owner}/{name}", self._info),
                 web.get("/api/models/{owner}/{name}/revision/{revision}", self._info),
                 web.get("/api/models/{owner}/{name}/tree/{revision}", self._tree),
-                web.get("/{owner}/{name}/resolve/{revision}/{file}", self._file),
+                web.get("/{owner}/{name}/resolve/{revision}/{file:.+}", self._file),
             ]
         )
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)

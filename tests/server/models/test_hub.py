@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from tests.plugins.engines.models import write_model
+from tests.server.models.gguf_files import write_header_file
 from tests.server.models.hub_server import COMMIT, FakeHub, Repository
 
 from palaver.errors import ConfigurationError
@@ -122,6 +123,46 @@ async def test_only_the_files_that_a_model_needs_are_downloaded(tiny: Path, tmp_
             assert words in info.output
 
 
+async def test_a_gguf_file_is_downloaded_with_all_its_shards(tmp_path: Path) -> None:
+    header = write_header_file(tmp_path / "header", split__count=2).read_bytes()
+    shards = {f"Q4/big-0000{number}-of-00002.gguf": header for number in (1, 2)}
+    whole = {"big.Q8_0.gguf": write_header_file(tmp_path / "header").read_bytes()}
+    hub = FakeHub(acme__big=Repository(shards | whole | {"README.md": b"# Big"}))
+    hub.busy["Q4/big-00002-of-00002.gguf"] = 1
+    async with serving(hub, tmp_path) as terminal:
+        unclear, wrong, added, used, info, other = await terminal.run_all(
+            ["models", "add", "acme/big"],
+            ["models", "add", "acme/big:Q5.gguf"],
+            ["models", "add", "acme/big:big-00001-of-00002.gguf"],
+            ["models", "use", "big"],
+            ["models", "info", "--verify"],
+            ["models", "add", "acme/big:big.Q8_0.gguf"],
+        )
+        names = "FILE is one of: Q4/big-00001-of-00002.gguf, big.Q8_0.gguf"
+        assert (unclear.status, wrong.status) == (78, 78)
+        assert names in unclear.errors
+        assert names in wrong.errors
+        assert added.output.startswith("Added 'big': llama, 1.41 k parameters, GGUF Q4_1")
+        assert used.status == 0, used.errors
+        assert f"hub acme/big at {COMMIT}" in info.output
+        assert "unchanged" in info.output
+        stored = await terminal.files("big")
+        assert stored.keys() == {name.rpartition("/")[2] for name in shards} | {"README.md"}
+        assert other.output.startswith("Added 'big.Q8_0'")
+
+
+async def test_the_only_gguf_file_of_a_repository_is_chosen(tmp_path: Path) -> None:
+    data = write_header_file(tmp_path / "header").read_bytes()
+    lacking = {"a-00001-of-00002.gguf": data}
+    hub = FakeHub(acme__one=Repository({"one.gguf": data}), acme__lacking=Repository(lacking))
+    async with serving(hub, tmp_path) as terminal:
+        added, refused = await terminal.run_all(
+            ["models", "add", "acme/one"], ["models", "add", "acme/lacking"]
+        )
+        assert added.output.startswith("Added 'one': llama")
+        assert "lacks the shard 'a-00002-of-00002.gguf'" in refused.errors
+
+
 async def test_a_request_to_a_busy_hub_is_retried(tiny: Path, tmp_path: Path) -> None:
     hub = FakeHub(acme__tiny=Repository.of(tiny))
     hub.busy["model.safetensors"] = 1
@@ -206,7 +247,7 @@ REFUSALS = {
         78,
         "palaver: model 'acme/bert' generates no text: its architecture is BertModel",
     ),
-    "tiny": (2, "palaver: 'tiny' is neither a directory nor of the form 'owner/model'"),
+    "tiny": (2, "palaver: 'tiny' is neither a file, nor a directory, nor of the form 'owner/model'"),
 }
 
 

@@ -290,7 +290,7 @@ def test_models_are_added_chosen_and_listed(model: Path, tmp_path: Path) -> None
     [
         (("use", "big"), 2, "palaver: there is no model 'big'; there are: "),
         (("remove", "big"), 2, "palaver: there is no model 'big'; there are: "),
-        (("add", "big"), 2, "palaver: 'big' is neither a directory nor of the form 'owner/model'"),
+        (("add", "big"), 2, "palaver: 'big' is neither a file, nor a directory, nor of the form"),
     ],
 )
 def test_a_failure_is_one_line(
