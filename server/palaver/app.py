@@ -22,6 +22,7 @@ from palaver.ledger import Ledger
 from palaver.models.registry import ModelRegistry
 from palaver.plugins import PluginRegistry, load_plugins
 from palaver.private_files import make_private_directory
+from palaver.routing.trials import TrialStore
 from palaver.server import Server
 from palaver.skills import Skill
 from palaver.tool_sources import ToolSource
@@ -31,6 +32,9 @@ T = TypeVar("T")
 DEFAULT_EMBEDDER = "universal_sentence_encoder"
 FILES_DIRECTORY = "files"
 """Directory of uploaded files in ``server.data``, unless the settings name a store."""
+
+TRIALS_DIRECTORY = "routing-trials"
+"""Directory in ``server.data`` of what `palaver.routing.trials` keeps."""
 
 
 def build_server(settings: Settings, registry: PluginRegistry | None = None) -> Server:
@@ -61,6 +65,7 @@ def build_server(settings: Settings, registry: PluginRegistry | None = None) -> 
         channels=builder.channels(),
         cookie_secrets=load_cookie_secrets(settings),
         files=builder.files(),
+        trials=builder.trials(),
     )
 
 
@@ -111,6 +116,11 @@ class BackendBuilder:
         store, data = self._settings.files.store, self._settings.server.data
         directory = None if store else data / FILES_DIRECTORY
         return FileStore(ObstoreObjects(store, directory), self._settings.files)
+
+    def trials(self) -> TrialStore:
+        name = self._settings.engine.use
+        engine = f"{name} {sorted(self._settings.engine.of(name).items())}"
+        return TrialStore(self._settings.server.data / TRIALS_DIRECTORY, engine)
 
     def interceptors(self) -> list[Interceptor]:
         names = self._settings.interceptors.enabled

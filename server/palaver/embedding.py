@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+import numpy as np
+
 from palaver.config.settings import Settings
 from palaver.engine import Engine
 from palaver.errors import (
@@ -65,6 +67,10 @@ class EngineEmbedder:
         self._name, self._engine, self._model = name, engine, model
         self._opening = asyncio.Lock()
         self._is_open = False
+
+    def wrap(self, wrapper: Callable[[Engine], Engine]) -> None:
+        """Put the engine, which is not started yet, into another one."""
+        self._engine = wrapper(self._engine)
 
     async def start(self) -> EmbedderInfo:
         try:
@@ -126,8 +132,7 @@ class Embeddings:
             batch = wanted[start : start + BATCH_SIZE]
             async with self._slots:
                 vectors = await self._embed([_make_valid(text) for _, text in batch])
-            if len(vectors) != len(batch):
-                raise EngineError(f"{len(batch)} texts got {len(vectors)} vectors")
+            _check_vectors(vectors, len(batch))
             computed = {key: vector for (key, _), vector in zip(batch, vectors, strict=True)}
             self._remember(computed)  # at once: the caller may be cancelled before the last batch
             found |= computed
@@ -163,3 +168,11 @@ def _make_valid(text: str) -> str:
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+
+
+def _check_vectors(vectors: Sequence[Sequence[float]], count: int) -> None:
+    """Raise `EngineError` for what cannot be the vectors of ``count`` texts."""
+    if len(vectors) != count:
+        raise EngineError(f"{count} texts got {len(vectors)} vectors")
+    if len({len(vector) for vector in vectors}) != 1 or not np.isfinite(vectors).all():
+        raise EngineError("the vectors are of different lengths, or not of numbers")

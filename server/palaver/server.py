@@ -22,7 +22,14 @@ from palaver.channels import Channel, ReportingChannel, ToolDescription, missing
 from palaver.config.settings import KnowledgeSettings, Settings
 from palaver.conversations import ConversationFilter, ConversationList
 from palaver.directory import Directory
-from palaver.embedding import Embedder, Embeddings, cannot_embed, engine_model, start_embedder
+from palaver.embedding import (
+    Embedder,
+    Embeddings,
+    EngineEmbedder,
+    cannot_embed,
+    engine_model,
+    start_embedder,
+)
 from palaver.engine import ChatMessage, Engine, EngineInfo
 from palaver.engines.boundary import EngineBoundary
 from palaver.engines.continuing import ContinuingEngine
@@ -69,6 +76,7 @@ from palaver.pipeline import Pipeline
 from palaver.platforms.people import find_approvals, forget_person
 from palaver.records import RecordStore
 from palaver.routing import Router
+from palaver.routing.trials import TrialStore
 from palaver.seals import Seals
 from palaver.sites import Sites
 from palaver.skills import PROGRAM_SKILLS, Skill
@@ -99,7 +107,8 @@ class Server:
 
     ``cookie_secrets`` sign the cookies of browsers, the tokens of visitors and what channels seal;
     without them a random one lasts as long as the server. Without ``files``, those that people
-    upload are in memory. A channel that cannot work as it is configured is in ``closed_channels``.
+    upload are in memory. Without ``trials``, each start tries out whether the engine can choose
+    skills. A channel that cannot work as it is configured is in ``closed_channels``.
 
     Entering raises `ConfigurationError` when a part cannot work as it is configured.
     """
@@ -119,6 +128,7 @@ class Server:
         cookie_secrets: Sequence[bytes] = (),
         files: FileStore | None = None,
         embedder: Embedder | None = None,
+        trials: TrialStore | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
@@ -140,6 +150,9 @@ class Server:
         self.embeddings: Embeddings | None = None
         """Vectors of texts, where there is an embedder."""
         self._embedder = embedder
+        if isinstance(embedder, EngineEmbedder):
+            embedder.wrap(lambda engine: SupervisedEngine(engine, settings.engine, self.metrics))
+        self._trials = trials
         self._cookie_secrets = tuple(cookie_secrets) or (secrets.token_bytes(32),)
         self._skills = skills
         self.tool_sources = tool_sources or {}
@@ -340,6 +353,7 @@ class Server:
                 for name in skills
             },
             metrics=self.metrics,
+            trials=self._trials,
         )
         self._routers.append(router)
         return router

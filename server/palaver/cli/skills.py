@@ -103,6 +103,7 @@ async def _route(
                 for name, skill in console.builder.skills().items()
             },
         )
+        stack.push_async_callback(router.close)
         decision = await router.route(message, previous)
         return decision, await router.rank(message, previous)
 

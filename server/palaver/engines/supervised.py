@@ -39,8 +39,9 @@ class SupervisedEngine:
     """An `Engine` that probes and restarts the engine inside it.
 
     While the inner engine is down, every call raises `EngineUnavailable` at once. The health probe
-    generates one token: an engine's own health check does not notice a hang. It also confirms a
-    crash that a call reported, because the call may have failed alone.
+    generates one token, or embeds one text where the engine does not generate: an engine's own
+    health check does not notice a hang. It also confirms a crash that a call reported, because the
+    call may have failed alone.
     """
 
     def __init__(self, engine: Engine, settings: EngineSettings, metrics: Metrics) -> None:
@@ -50,6 +51,7 @@ class SupervisedEngine:
         self._problem = "not started"
         self._unconfirmed = False
         self._start_count = 0
+        self._generates = True
         self._up = asyncio.Event()
         self._down = asyncio.Event()
         self._monitor_task: asyncio.Task[None] | None = None
@@ -63,6 +65,7 @@ class SupervisedEngine:
 
     async def start(self) -> EngineInfo:
         engine_info = await self._engine.start()
+        self._generates = "generate" in engine_info.capabilities
         self._mark_up()
         self._monitor_task = asyncio.create_task(self._monitor(), name="palaver-engine-monitor")
         return engine_info
@@ -140,7 +143,9 @@ class SupervisedEngine:
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         with self._detecting_crash():
-            return await self._engine.embed(texts)
+            vectors = await self._engine.embed(texts)
+        self._progress += 1
+        return vectors
 
     async def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
         with self._detecting_crash():
@@ -201,26 +206,32 @@ class SupervisedEngine:
         return True
 
     async def _probe(self) -> str:
-        """Generate one token. Return the problem that prevents it, or an empty string."""
+        """Use the engine as little as possible. Return the problem that prevents it, or ''."""
         progress = self._progress
         timeout = self._settings.health_probe_timeout
-        request = GenerationRequest(
-            id=f"health-probe-{new_id()}",
-            messages=(ChatMessage("user", "Hi"),),
-            tenant="palaver-health-probe",
-            sampling=Sampling(max_tokens=1),
-            timeout=timeout,
-        )
         try:
             # A hung engine may not enforce the request's own timeout.
             async with asyncio.timeout(timeout + 1):
-                await self._engine.generate(request, lambda _: None)
+                await (self._generate_token() if self._generates else self._embed_text())
         except (EngineTimeout, TimeoutError):
             if self._progress == progress:  # else it is busy with other requests
-                return f"no token within {timeout} s: it hangs"
+                return f"no {'token' if self._generates else 'vector'} within {timeout} s: it hangs"
         except Overloaded:
             pass  # a refusal proves that the engine responds
         except PalaverError as error:
             return describe_error(error)
         self._progress += 1
         return ""
+
+    async def _generate_token(self) -> None:
+        request = GenerationRequest(
+            id=f"health-probe-{new_id()}",
+            messages=(ChatMessage("user", "Hi"),),
+            tenant="palaver-health-probe",
+            sampling=Sampling(max_tokens=1),
+            timeout=self._settings.health_probe_timeout,
+        )
+        await self._engine.generate(request, lambda _: None)
+
+    async def _embed_text(self) -> None:
+        await self._engine.embed(["Hi"])

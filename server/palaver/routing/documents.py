@@ -4,7 +4,6 @@ A search always finds something that is a bit like the question. What counts is 
 of the passages comes to it: by vectors, or without an embedder by the share of its words.
 """
 
-import logging
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -13,12 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from palaver.embedding import Embeddings
-from palaver.errors import PalaverError, describe_error
 from palaver.knowledge import KnowledgeBase, Passage
 from palaver.search_terms import split_terms
 from palaver.text_pool import run_on_text
-
-log = logging.getLogger(__name__)
 
 PASSAGES = 3
 """Passages of a search that are compared with the question."""
@@ -53,20 +49,21 @@ class DocumentMatcher:
         self._embeddings = embeddings
 
     async def match(
-        self, tenant: str, question: str, collections: frozenset[str] | None = None
-    ) -> Match | None:
-        """Return the best match in these collections; None when the knowledge base cannot be
-        searched."""
-        try:
-            passages = await self._knowledge.search(tenant, question, PASSAGES, collections)
-            if not passages:
-                return NO_MATCH
-            if self._embeddings is None:
-                return await run_on_text(_match_words, question, passages)
-            return await self._match_vectors(self._embeddings, question, passages)
-        except PalaverError as error:
-            log.warning("routing without the knowledge base: %s", describe_error(error))
-            return None
+        self,
+        tenant: str,
+        question: str,
+        collections: frozenset[str] | None = None,
+        *,
+        embedded: bool,
+    ) -> Match:
+        """Return the best match in these collections, by vectors if the question is ``embedded``.
+        Raises what the knowledge base and the embedder raise."""
+        passages = await self._knowledge.search(tenant, question, PASSAGES, collections)
+        if not passages:
+            return NO_MATCH
+        if self._embeddings is None or not embedded:
+            return await run_on_text(_match_words, question, passages)
+        return await self._match_vectors(self._embeddings, question, passages)
 
     async def _match_vectors(
         self, embeddings: Embeddings, question: str, passages: Sequence[Passage]

@@ -8,12 +8,13 @@ import asyncio
 import itertools
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from palaver.engine import ChatMessage, Choice, Engine, GenerationRequest, Sampling
-from palaver.errors import EngineError, describe_error
+from palaver.errors import PalaverError, describe_error
 from palaver.messages import Message, new_id
 from palaver.routing.ranking import take_excerpt
+from palaver.routing.trials import TrialStore
 from palaver.skills import Skill
 
 log = logging.getLogger(__name__)
@@ -27,11 +28,21 @@ CHANCE = 0.01
 
 
 class EngineChoice:
-    """The choice of a skill by the engine, after a trial that begins with the first message."""
+    """The choice of a skill by the engine, after a trial that begins with the first message. Its
+    result is kept in ``trials``, for the next server with the same ``model`` and skills."""
 
-    def __init__(self, engine: Engine, skills: Mapping[str, type[Skill]]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        skills: Mapping[str, type[Skill]],
+        *,
+        model: str = "",
+        trials: TrialStore | None = None,
+    ) -> None:
         self._engine = engine
         self._skills = skills
+        self._model = model
+        self._trials = trials
         self._trial: asyncio.Task[bool | None] | None = None
 
     async def close(self) -> None:
@@ -58,7 +69,7 @@ class EngineChoice:
                 message.person,
                 message.conversation.channel,
             )
-        except EngineError:
+        except PalaverError:
             return None  # the default skill answers, and reports an engine that is still down
 
     async def wait_for_trial(self) -> None:
@@ -72,9 +83,19 @@ class EngineChoice:
             *([(name, text) for text in skill.examples] for name, skill in self._skills.items())
         )
         examples = [pair for pair in itertools.chain.from_iterable(rounds) if pair][:TRIALS]
+        if self._trials is None:
+            return await self._try(examples)
+        questions = [build_choice_prompt(self._skills), examples]
+        trial = self._trials.identify(self._model, questions)
+        known = await self._trials.find(trial)
+        if known is None and (known := await self._try(examples)) is not None:
+            await self._trials.store(trial, passed=known)
+        return known
+
+    async def _try(self, examples: Sequence[tuple[str, str]]) -> bool | None:
         try:
             chosen = [await self._ask(f"route-trial-{new_id()}", text) for _, text in examples]
-        except EngineError as error:
+        except PalaverError as error:
             log.warning("the engine chooses no skills yet: %s", describe_error(error))
             return None
         right = sum(choice == name for choice, (name, _) in zip(chosen, examples, strict=True))

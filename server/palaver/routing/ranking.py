@@ -2,22 +2,20 @@
 
 import asyncio
 import dataclasses
-import logging
+import functools
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 from palaver.embedding import Embeddings
-from palaver.errors import EngineError, describe_error
 from palaver.knowledge import KnowledgeBase
 from palaver.routing.classifier import FOLLOW_UP, NONE, ExampleClassifier, Vector, example_texts
 from palaver.routing.documents import DocumentMatcher, Match
+from palaver.routing.evidence import EVIDENCE_TIMEOUT, EvidenceSource
 from palaver.skills import Skill
 from palaver.text_pool import run_on_text
-
-log = logging.getLogger(__name__)
 
 EXCERPT_PART = 1_000
 """Characters of the beginning and of the end of a long message that are compared."""
@@ -29,11 +27,6 @@ LEAST_MASS = 0.1
 LEAST_CONTENT = 20
 """Characters after an instruction, at least."""
 _INSTRUCTION = re.compile(r"\s*([^\n:：?？]{3,120}[:：?？\n])\s*(\S(?s:.*))")
-RETRY_SECONDS = 60.0
-"""Time without vectors after their computation has failed."""
-EVIDENCE_TIMEOUT = 15.0
-"""Seconds that a message waits for vectors, and as many for the knowledge base: then it is routed
-without them."""
 
 
 class RankedSkill(NamedTuple):
@@ -91,12 +84,17 @@ class Ranker:
         self._embeddings = embeddings
         self._documents = DocumentMatcher(knowledge, embeddings) if knowledge else None
         self._collections = collections
-        self._clock = clock
-        self._timeout = timeout
-        self._retry_at = 0.0
-        self._by_words: ExampleClassifier | None = None
-        self._by_meaning: ExampleClassifier | None = None
-        self._fitting = asyncio.Lock()
+        self._vectors = EvidenceSource("vectors", timeout=timeout, clock=clock)
+        self._searches = EvidenceSource("the knowledge base", timeout=timeout, clock=clock)
+        self._fits: dict[bool, asyncio.Task[ExampleClassifier]] = {}
+        """The classifiers that are or were fitted: whether with vectors."""
+        self._embedding = asyncio.Lock()
+        """Held while the examples are embedded: the next message finds their vectors cached."""
+
+    async def close(self) -> None:
+        for fit in self._fits.values():
+            fit.cancel()
+        await asyncio.gather(*self._fits.values(), return_exceptions=True)
 
     async def rank(
         self, text: str, *, tenant: str | None = None, previous: str | None = None
@@ -117,7 +115,9 @@ class Ranker:
         )
         match = None
         if tenant is not None and reader is not None and reader != self._default:
-            match = await self._weigh_documents(tenant, excerpt, chances, examples[NONE], reader)
+            match = await self._weigh_documents(
+                tenant, excerpt, chances, examples[NONE], reader, embedded=embedded
+            )
         if previous is not None:
             chances[previous] += examples[FOLLOW_UP]
         ranked = sorted(map(RankedSkill._make, chances.items()), key=lambda r: -r.probability)
@@ -130,21 +130,24 @@ class Ranker:
         )
 
     async def _weigh_documents(
-        self, tenant: str, text: str, chances: dict[str, float], none: float, reader: str
+        self,
+        tenant: str,
+        text: str,
+        chances: dict[str, float],
+        none: float,
+        reader: str,
+        *,
+        embedded: bool,
     ) -> Match | None:
         """Divide the probability of a question, to the documents or to the default skill."""
         others = chances.get(self._default, 0.0) + none
         mass = chances[reader] + others
         if self._documents is None or self._default not in chances or mass < LEAST_MASS:
             return None
-        match = None
-        try:
-            async with asyncio.timeout(self._timeout):
-                match = await self._documents.match(tenant, text, self._collections.get(reader))
-        except TimeoutError:
-            log.warning(
-                "routing without the knowledge base: it takes longer than %g s", self._timeout
-            )
+        documents, collections = self._documents, self._collections.get(reader)
+        match = await self._searches.ask(
+            lambda: documents.match(tenant, text, collections, embedded=embedded)
+        )
         if match is not None:
             by_examples = (chances[reader] + 1e-6) / (others + 1e-6)
             by_documents = match.probability / (1 - match.probability)
@@ -154,30 +157,37 @@ class Ranker:
         return match
 
     async def _compare(self, text: str, *, follows: bool) -> tuple[dict[str, float], bool]:
-        classifier, vector = await self._classifier_for(text)
-        chances = await run_on_text(classifier.weigh, text, vector, follows=follows)
-        return chances, vector is not None
+        if self._embeddings is not None:
+            compare = functools.partial(self._compare_vectors, self._embeddings, text, follows)
+            chances = await self._vectors.ask(compare)
+            if chances is not None:
+                return chances, True
+        classifier = await self._fit(by_meaning=False)
+        return await run_on_text(classifier.weigh, text, None, follows=follows), False
 
-    async def _classifier_for(self, text: str) -> tuple[ExampleClassifier, Vector | None]:
-        if self._embeddings is not None and self._clock() >= self._retry_at:
-            try:
-                async with asyncio.timeout(self._timeout):
-                    [vector] = await self._embeddings([text])
-                    return await self._fit_by_meaning(self._embeddings), vector
-            except (EngineError, TimeoutError) as error:
-                self._retry_at = self._clock() + RETRY_SECONDS
-                log.warning("routing by words alone: %s", describe_error(error))
-        async with self._fitting:
-            if self._by_words is None:
-                self._by_words = await asyncio.to_thread(ExampleClassifier, self._skills)
-        return self._by_words, None
-
-    async def _fit_by_meaning(self, embeddings: Embeddings) -> ExampleClassifier:
-        async with self._fitting:
-            if self._by_meaning is None:
+    async def _compare_vectors(
+        self, embeddings: Embeddings, text: str, follows: bool
+    ) -> dict[str, float]:
+        [vector] = await embeddings([text])
+        vectors = None
+        if self._is_unfitted(by_meaning=True):
+            async with self._embedding:
                 vectors = await embeddings(example_texts(self._skills))
-                self._by_meaning = await asyncio.to_thread(ExampleClassifier, self._skills, vectors)
-        return self._by_meaning
+        classifier = await self._fit(vectors, by_meaning=True)
+        return await run_on_text(classifier.weigh, text, vector, follows=follows)
+
+    def _is_unfitted(self, *, by_meaning: bool) -> bool:
+        fit = self._fits.get(by_meaning)
+        return fit is None or (fit.done() and (fit.cancelled() or fit.exception() is not None))
+
+    async def _fit(
+        self, vectors: Sequence[Vector] | None = None, *, by_meaning: bool
+    ) -> ExampleClassifier:
+        """Return the classifier, fitted once. The fit goes on when no message waits for it."""
+        if self._is_unfitted(by_meaning=by_meaning):
+            fitting = asyncio.to_thread(ExampleClassifier, self._skills, vectors)
+            self._fits[by_meaning] = asyncio.create_task(fitting, name="palaver-routing-fit")
+        return await asyncio.shield(self._fits[by_meaning])
 
 
 def find_instruction(text: str) -> str:

@@ -23,6 +23,7 @@ from palaver.patterns import PatternMatch, compile_pattern
 from palaver.routing.arguments import take_options
 from palaver.routing.engine_choice import EngineChoice
 from palaver.routing.ranking import Ranker, Ranking
+from palaver.routing.trials import TrialStore
 from palaver.skills import PROGRAM_SKILLS, Skill
 from palaver.text_pool import run_on_text
 from palaver.turns.answers import find_option
@@ -70,12 +71,17 @@ class Router:
         knowledge: KnowledgeBase | None = None,
         collections: Mapping[str, frozenset[str] | None] = MappingProxyType({}),
         metrics: Metrics | None = None,
+        trials: TrialStore | None = None,
     ) -> None:
         self._skills = skills
         self._settings = settings
         self._metrics = metrics
         consults = settings.consult_engine and "choice" in engine_info.capabilities
-        self._engine_choice = EngineChoice(engine, skills) if engine and consults else None
+        self._engine_choice = (
+            EngineChoice(engine, skills, model=engine_info.model, trials=trials)
+            if engine and consults
+            else None
+        )
         self._ranker = Ranker(
             skills,
             default=settings.default,
@@ -100,6 +106,7 @@ class Router:
             await self._engine_choice.wait_for_trial()
 
     async def close(self) -> None:
+        await self._ranker.close()
         if self._engine_choice is not None:
             await self._engine_choice.close()
 

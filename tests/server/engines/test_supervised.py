@@ -1,18 +1,21 @@
 """A crash or a hang of the engine is detected and reported, and the engine is restarted."""
 
 import asyncio
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from tests.server.skills_under_test import Parrot
 
-from palaver.config.settings import EngineSettings, Settings
+from palaver.config.settings import EmbeddingSettings, EngineSettings, Settings
+from palaver.embedding import EngineEmbedder
 from palaver.engine import ChatMessage, EngineInfo, Generation, GenerationRequest, OnText
 from palaver.engines.supervised import SupervisedEngine
 from palaver.errors import EngineTimeout, EngineUnavailable, Overloaded, PalaverError
 from palaver.metrics import Metrics
-from palaver.testing import ScriptedEngine, ScriptedReply, converse
+from palaver.server import Server
+from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine, ScriptedReply, converse
 from palaver.testing.engine import Script
 
 QUICK = EngineSettings(
@@ -195,3 +198,60 @@ async def test_an_engine_that_refuses_the_health_probe_as_overloaded_is_healthy(
     await asyncio.wait_for(inner.probed_thrice.wait(), 5)
     assert inner.starts == 1
     await engine.close()
+
+
+class Embedding(ScriptedEngine):
+    """Engine that only embeds. It hangs and fails as it is told."""
+
+    hangs = False
+    starts = 0
+
+    async def start(self) -> EngineInfo:
+        self.starts += 1
+        self.hangs = False
+        info = await super().start()
+        return dataclasses.replace(info, capabilities=frozenset({"embed"}))
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        if self.hangs:
+            await asyncio.Event().wait()
+        return [[1.0]] * len(texts)
+
+    async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
+        raise AssertionError("it does not generate")
+
+
+async def test_an_engine_that_only_embeds_is_restarted_when_it_hangs() -> None:
+    inner = Embedding()
+    embedder = EngineEmbedder("small", inner, "m")
+    embedder.wrap(lambda engine: SupervisedEngine(engine, QUICK, Metrics()))
+    await embedder.start()
+    assert await embedder.embed(["a"]) == [[1.0]]
+    inner.hangs = True
+    async with asyncio.timeout(10):
+        while inner.starts == 1:  # noqa: ASYNC110  supervision sets no event
+            await asyncio.sleep(0.005)
+        while True:
+            with contextlib.suppress(EngineUnavailable):
+                assert await embedder.embed(["a"]) == [[1.0]]
+                break
+            await asyncio.sleep(0.005)
+    await embedder.close()
+
+
+async def test_a_server_supervises_the_engine_that_only_embeds() -> None:
+    inner = Embedding()
+    server = Server(
+        Settings(engine=QUICK, embedding=EmbeddingSettings(use="small")),
+        ledger=MemoryLedger(),
+        engine=ScriptedEngine("hello"),
+        knowledge=ListKnowledge(),
+        skills={"parrot": Parrot()},
+        embedder=EngineEmbedder("small", inner, "m"),
+    )
+    async with server:
+        inner.hangs = True
+        async with asyncio.timeout(10):
+            while inner.starts == 1:  # noqa: ASYNC110  supervision sets no event
+                await asyncio.sleep(0.005)
+    assert inner.starts >= 2

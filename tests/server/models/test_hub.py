@@ -247,7 +247,10 @@ REFUSALS = {
         78,
         "palaver: model 'acme/bert' generates no text: its architecture is BertModel",
     ),
-    "tiny": (2, "palaver: 'tiny' is neither a file, nor a directory, nor of the form 'owner/model'"),
+    "tiny": (
+        2,
+        "palaver: 'tiny' is neither a file, nor a directory, nor of the form 'owner/model'",
+    ),
 }
 
 

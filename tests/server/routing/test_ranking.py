@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,11 @@ from tests.own_plugins import load_own_plugins
 
 from palaver import Document, Skill, Turn
 from palaver.embedding import Embeddings
-from palaver.errors import EngineUnavailable
+from palaver.errors import EngineUnavailable, TooLarge
+from palaver.knowledge import Passage
 from palaver.routing.classifier import FOLLOW_UP, NONE
-from palaver.routing.documents import DocumentMatcher
-from palaver.routing.ranking import RETRY_SECONDS, Ranker, find_instruction
+from palaver.routing.evidence import RETRY_SECONDS
+from palaver.routing.ranking import Ranker, find_instruction
 from palaver.testing import ListKnowledge, converse
 from palaver_plugins.embedders.universal_sentence_encoder import UniversalSentenceEncoder
 from palaver_skills.chat import Chat
@@ -185,12 +186,107 @@ async def test_other_requests_search_no_documents() -> None:
     assert ranking.match is None
 
 
-async def test_a_knowledge_base_that_fails_tells_nothing() -> None:
-    class Broken(ListKnowledge):
-        async def search(self, *wanted: object) -> tuple[()]:
-            raise EngineUnavailable("no index", retry_after=1)
+class Unreliable(ListKnowledge):
+    """Knowledge base that raises ``error`` while there is one."""
 
-    assert await DocumentMatcher(Broken(), None).match("default", "when?") is None
+    error: Exception | None = None
+    searches = 0
+
+    async def search(
+        self, tenant: str, query: str, limit: int, collections: frozenset[str] | None = None
+    ) -> tuple[Passage, ...]:
+        self.searches += 1
+        if self.error is not None:
+            raise self.error
+        return await super().search(tenant, query, limit, collections)
+
+
+QUESTION = "When is the workshop open on Saturdays?"
+
+
+@pytest.mark.parametrize("error", [EngineUnavailable("no index"), ZeroDivisionError(), OSError(5)])
+async def test_a_knowledge_base_that_fails_is_missing_evidence(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, knowledge = [0.0], Unreliable(HANDBOOK)
+    ranker = Ranker(BUILT_IN, default="chat", knowledge=knowledge, clock=lambda: clock[0])
+    knowledge.error = error
+    for _ in range(3):
+        ranking = await ranker.rank(QUESTION, tenant="default")
+        assert ranking.match is None
+        assert ranking.best.skill in BUILT_IN
+    assert knowledge.searches == 1, "it is left alone for a while"
+    knowledge.error = None
+    clock[0] = RETRY_SECONDS
+    caplog.set_level("INFO")
+    assert (await ranker.rank(QUESTION, tenant="default")).best.skill == "qa"
+    [failed, again] = [record.message for record in caplog.records]
+    assert failed.startswith("routing without the knowledge base: ")
+    assert again == "routing with the knowledge base again"
+
+
+async def test_a_question_that_cannot_be_searched_says_nothing_about_others() -> None:
+    knowledge = Unreliable(HANDBOOK)
+    ranker = Ranker(BUILT_IN, default="chat", knowledge=knowledge)
+    knowledge.error = TooLarge("the question is too long")
+    assert (await ranker.rank(QUESTION, tenant="default")).match is None
+    knowledge.error = None
+    assert (await ranker.rank(QUESTION, tenant="default")).best.skill == "qa"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda texts: 1 / 0,
+        lambda texts: [[1.0, 0.0]] * (len(texts) + 1),
+        lambda texts: [[float("nan"), 0.0, 1.0]] * len(texts),
+        lambda texts: [[1.0] * 7] * len(texts),
+    ],
+    ids=["raises", "too many", "not a number", "of another model"],
+)
+async def test_an_embedder_that_breaks_is_missing_evidence(
+    broken: Callable[[Sequence[str]], list[list[float]]],
+) -> None:
+    vectors = TopicVectors()
+    is_broken = False
+
+    async def embed(texts: Sequence[str]) -> list[list[float]]:
+        return broken(texts) if is_broken else await vectors.embed(texts)
+
+    ranker = Ranker(SHOPS, default="baker", embeddings=Embeddings("topics", embed))
+    assert (await ranker.rank("chez le coiffeur")).embedded
+    is_broken = True
+    ranking = await ranker.rank("two more rolls please")
+    assert not ranking.embedded
+    assert ranking.best.skill == "baker"
+
+
+async def test_documents_are_compared_by_words_while_there_are_no_vectors() -> None:
+    vectors = TopicVectors()
+    vectors.is_down = True
+    embeddings = Embeddings("topics", vectors.embed)
+    knowledge = ListKnowledge(HANDBOOK)
+    ranker = Ranker(BUILT_IN, default="chat", embeddings=embeddings, knowledge=knowledge)
+    ranking = await ranker.rank(QUESTION, tenant="default")
+    assert not ranking.embedded
+    assert ranking.best.skill == "qa"
+
+
+async def test_a_message_that_stops_waiting_does_not_stop_the_fit() -> None:
+    vectors, clock = TopicVectors(), [0.0]
+    ranker = Ranker(
+        SHOPS,
+        default="baker",
+        embeddings=Embeddings("topics", vectors.embed),
+        clock=lambda: clock[0],
+        timeout=0,
+    )
+    assert not (await ranker.rank("chez le coiffeur")).embedded
+    async with asyncio.timeout(5):
+        while not (await ranker.rank("chez le coiffeur")).embedded:
+            clock[0] += RETRY_SECONDS
+            await asyncio.sleep(0)
+    await ranker.close()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,13 +12,20 @@ from tests.server.web.live_server import eventually
 from palaver import NotFound, Skill, Turn
 from palaver.config.settings import RoutingSettings, Settings
 from palaver.engine import Engine, EngineInfo, GenerationRequest
-from palaver.errors import EngineUnavailable
+from palaver.errors import (
+    EngineRefused,
+    EngineUnavailable,
+    Overloaded,
+    PalaverError,
+    PluginError,
+)
 from palaver.messages import Attachment, Conversation, Message, ProgramRequest, new_id
 from palaver.plugins import load_plugins
 from palaver.routing import Decision, Router
 from palaver.routing.classifier import ExampleClassifier
 from palaver.routing.engine_choice import TRIALS, is_better_than_chance
 from palaver.routing.router import IMAGES_REASON
+from palaver.routing.trials import TrialStore
 from palaver.testing import ScriptedEngine, ScriptedReply, converse
 
 SKILLS: dict[str, type[Skill]] = {s.name: s for s in (Parrot, Clerk, Painter, Broken)}
@@ -177,6 +185,82 @@ async def test_a_trial_that_a_failing_engine_ended_is_repeated() -> None:
         await chooser.wait_for_trial()
     assert (decision.skill, problems) == ("parrot", [])
     assert (await chooser.route(message("qwertz uiop"))).skill == "broken"
+    await chooser.close()
+
+
+async def chosen_by(engine: ScriptedEngine, store: TrialStore) -> str:
+    """Return the skill of an uncertain message to a new router, after its trial."""
+    settings = RoutingSettings(default="parrot")
+    info = await engine.start()
+    chooser = Router(SKILLS, settings=settings, engine=engine, engine_info=info, trials=store)
+    await chooser.route(message("qwertz uiop"))
+    await chooser.wait_for_trial()
+    decision = await chooser.route(message("qwertz uiop"))
+    await chooser.close()
+    return decision.skill
+
+
+@pytest.mark.parametrize(
+    ("answer", "skill"), [("well", "broken"), ("badly", "parrot")], ids=["passed", "failed"]
+)
+async def test_a_restart_repeats_no_trial(tmp_path: Path, answer: str, skill: str) -> None:
+    store = TrialStore(tmp_path / "trials", "engine")
+    script = choose_well if answer == "well" else lambda request: "painter"
+    first, second = ScriptedEngine(script), ScriptedEngine(script)
+    assert await chosen_by(first, store) == skill
+    assert len(first.requests) >= TRIAL_REQUESTS
+    assert await chosen_by(second, TrialStore(tmp_path / "trials", "engine")) == skill
+    assert len(second.requests) == len(first.requests) - TRIAL_REQUESTS
+    other = ScriptedEngine(script)
+    assert await chosen_by(other, TrialStore(tmp_path / "trials", "another")) == skill
+    assert len(other.requests) == len(first.requests), "another engine is tried out"
+
+
+async def test_a_trial_is_of_one_model_and_its_questions(tmp_path: Path) -> None:
+    store = TrialStore(tmp_path, "engine")
+    trials = {
+        store.identify("a", ["q"]),
+        store.identify("b", ["q"]),
+        store.identify("a", ["r"]),
+        TrialStore(tmp_path, "other").identify("a", ["q"]),
+    }
+    assert len(trials) == 4
+    assert store.identify("a", ["q"]) in trials
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"passed": 1}', b"\xff", None])
+async def test_a_result_that_cannot_be_read_is_tried_again(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    store = TrialStore(tmp_path / "trials", "engine")
+    engine = ScriptedEngine(choose_well)
+    assert await chosen_by(engine, store) == "broken"
+    [path] = (tmp_path / "trials").iterdir()
+    path.unlink()
+    if content is None:
+        path.mkdir()  # nor can it be stored
+    else:
+        path.write_bytes(content)
+    engine = ScriptedEngine(choose_well)
+    assert await chosen_by(engine, store) == "broken"
+    assert len(engine.requests) > TRIAL_REQUESTS
+
+
+@pytest.mark.parametrize("error", [Overloaded("busy"), EngineRefused("no"), PluginError("ended")])
+async def test_no_error_of_a_choice_fails_the_turn(error: PalaverError) -> None:
+    problems: list[PalaverError] = []
+
+    def answer(request: GenerationRequest) -> str:
+        if problems:
+            raise problems[0]
+        return choose_well(request)
+
+    engine = ScriptedEngine(answer)
+    chooser = router(engine, await engine.start())
+    await chooser.route(message("qwertz uiop"))
+    await chooser.wait_for_trial()
+    problems.append(error)
+    assert (await chooser.route(message("qwertz uiop"))).skill == "parrot"
     await chooser.close()
 
 
