@@ -14,6 +14,7 @@ from typing import NamedTuple
 from palaver import Document, PalaverError, Passage, ReadLimits, SearchWay, describe_error
 from palaver_plugins.knowledge.files import read_content
 from palaver_plugins.knowledge.index import SearchIndex
+from palaver_plugins.knowledge.ingestion import read_documents
 from palaver_plugins.knowledge.ranking import Missing, Ranked, fuse_rankings, rank_vectors
 from palaver_plugins.knowledge.terms import MAX_QUERY_CHARACTERS
 
@@ -145,6 +146,9 @@ class HybridKnowledge(abc.ABC):
     ) -> Document:
         found = await asyncio.to_thread(read_content, name, media_type, content, limits)
         return Document(id=name, name=name, title=found.title or Path(name).stem, text=found.text)
+
+    async def read_files(self, paths: Sequence[Path], limits: ReadLimits) -> tuple[Document, ...]:
+        return await asyncio.to_thread(read_documents, paths, limits)
 
     async def search_in(
         self, documents: Sequence[Document], query: str, limit: int
