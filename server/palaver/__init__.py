@@ -306,6 +306,7 @@ from palaver.waiting import change_events, change_messages, growth_of
 if TYPE_CHECKING:
     from palaver.cli.console import EXIT_FAILED, Console, echo
     from palaver.cli.local_server import ask_server, token_option, url_option
+    from palaver.models.chat_template import compile_chat_template, read_chat_template
     from palaver.outbound import (
         AddressRefused,
         FindAddresses,
@@ -331,13 +332,16 @@ _LOADED_ON_USE = {
     "OutboundContent": "palaver.outbound",
     "OutboundError": "palaver.outbound",
     "Unsent": "palaver.outbound",
+    "compile_chat_template": "palaver.models.chat_template",
+    "read_chat_template": "palaver.models.chat_template",
     "OutboundResponse": "palaver.outbound",
     "find_addresses_by_system": "palaver.outbound",
     "PluginFailure": "palaver.plugins",
     "PluginInfo": "palaver.plugins",
     "PluginRegistry": "palaver.plugins",
 }
-"""Names that load click, pluggy's loader or aiohttp's client, which most programs do not need."""
+"""Names that load click, Jinja, pluggy's loader or aiohttp's client, which most programs do not
+need."""
 
 
 def __getattr__(name: str) -> Any:  # Any: whatever the module defines
@@ -616,6 +620,7 @@ __all__ = [
     "check_tools",
     "check_url",
     "collect_export",
+    "compile_chat_template",
     "compile_pattern",
     "count_characters",
     "cut_text",
@@ -661,6 +666,7 @@ __all__ = [
     "parse_position",
     "place_in_order",
     "public",
+    "read_chat_template",
     "read_checkpoint",
     "read_image_header",
     "read_json",

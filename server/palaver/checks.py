@@ -16,6 +16,7 @@ from palaver.config.validation import (
     format_suggestion,
     validate_or_explain,
 )
+from palaver.engine import Engine
 from palaver.errors import ConfigurationError
 from palaver.hooks import Backend, BuildContext
 from palaver.plugins import PluginRegistry
@@ -203,17 +204,22 @@ def _secrets_of(model: pydantic.BaseModel, prefix: str = "") -> Iterator[tuple[s
 # The model
 
 
+def loads_models(backend: Backend[Engine]) -> bool:
+    """Return True for an engine that loads models of the registry: one whose settings have the
+    field ``model: str = ""``."""
+    field = backend.settings.model_fields.get("model")
+    return field is not None and field.annotation is str and field.default == ""
+
+
 def find_model(
     settings: Settings, registry: PluginRegistry, build_context: BuildContext
 ) -> Path | None:
     """Return the directory of the model that the engine in use loads.
 
-    An engine loads a model of the registry when its settings have the field ``model: str = ""``.
-    None: this one has no such field. Raises `ConfigurationError` when there is no such model.
+    None: it loads none of the registry. Raises `ConfigurationError` when there is no such model.
     """
     backend = registry.engines[settings.engine.use]
-    field = backend.settings.model_fields.get("model")
-    if field is None or field.annotation is not str or field.default != "":
+    if not loads_models(backend):
         return None
     chosen = plugin_settings(settings, "engine", backend.name, backend.settings)
     return build_context.resolve_model(getattr(chosen, "model", ""))

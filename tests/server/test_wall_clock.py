@@ -14,7 +14,7 @@ ALLOWED = {
     "plugins/palaver_plugins/ledgers/sqlite/__init__.py": "the default of that clock",
     "plugins/palaver_plugins/ledgers/sqlite/rows.py": "the default of the retention's clock",
     "plugins/palaver_plugins/ledgers/redis/guarantee.py": "is compared with the clock of Redis",
-    "plugins/palaver_plugins/engines/tokenization.py": "the date in a prompt",
+    "server/palaver/models/chat_template.py": "the date in a prompt",
     "server/palaver/evaluation/runs.py": "shows when a run began",
     "server/palaver/files/store.py": "the default of the clock of files, which outlive a process",
     "server/palaver/files/objects.py": "is compared with the times of files on the disk",

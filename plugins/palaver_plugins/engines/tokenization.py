@@ -6,17 +6,13 @@ They read a Hugging Face model directory: ``tokenizer.json``, the chat template 
 
 import asyncio
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import jinja2.ext
-import jinja2.sandbox
 from tokenizers import Encoding, Tokenizer
 
 from palaver import (
@@ -26,7 +22,9 @@ from palaver import (
     InvalidInput,
     StopStringFilter,
     ToolDefinition,
+    compile_chat_template,
     count_characters,
+    read_chat_template,
     read_json,
 )
 from palaver_plugins.engines.tool_formats import (
@@ -203,19 +201,13 @@ PROBE_TEXT = "palaver"
 
 
 class ChatTemplate:
-    """A model's chat template, sandboxed, with the helpers that Hugging Face offers to it.
+    """A model's chat template.
 
     Templates take the content of a message as a text, or as a list of parts, which may be images.
     """
 
     def __init__(self, source: str, variables: Json) -> None:
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-        )
-        environment.filters["tojson"] = to_json
-        environment.globals["raise_exception"] = raise_template_error
-        environment.globals["strftime_now"] = lambda style: datetime.now().strftime(style)
-        self._template = environment.from_string(source)
+        self._template = compile_chat_template(source)
         self._variables = variables
         self.takes_parts = self._takes([{"type": "text", "text": PROBE_TEXT}])
         self._only_parts = self.takes_parts and not self._takes(PROBE_TEXT)
@@ -223,24 +215,9 @@ class ChatTemplate:
     @classmethod
     def load(cls, folder: Path) -> "ChatTemplate":
         """Read the template of a model directory. Raises `ConfigurationError` that names it."""
-        settings = read_optional_json(folder / "tokenizer_config.json")
-        file = folder / "chat_template.jinja"
-        # A model with images may have the template of its processor in a file of its own.
-        source = (
-            file.read_text(encoding="utf-8")
-            if file.exists()
-            else default_template(settings)
-            or default_template(read_optional_json(folder / "chat_template.json"))
-        )
-        if not source:
-            raise ConfigurationError(
-                f"model {str(folder)!r} has no chat template: expected chat_template.jinja, or "
-                "'chat_template' in tokenizer_config.json (base models have none; choose one that "
-                "was tuned for chat)"
-            )
-        names = ("bos_token", "eos_token", "unk_token", "pad_token")
+        source, variables = read_chat_template(folder)
         try:
-            return cls(source, {name: special_token_text(settings.get(name)) for name in names})
+            return cls(source, variables)
         except jinja2.TemplateError as error:
             raise ConfigurationError(f"model {str(folder)!r}: chat template: {error}") from error
 
@@ -291,23 +268,6 @@ def content_parts(text: str, images: int) -> list[Json]:
     """Return the content of a message as the parts that chat templates take."""
     parts: list[Json] = [{"type": "image"} for _ in range(images)]
     return [*parts, {"type": "text", "text": text}] if text else parts
-
-
-def default_template(settings: Json) -> str:
-    """Return the chat template in a ``tokenizer_config.json``: a string or a list of named ones."""
-    template = settings.get("chat_template") or ""
-    if isinstance(template, list):
-        return str({it["name"]: it["template"] for it in template}.get("default", ""))
-    return str(template)
-
-
-def to_json(value: object, **options: Any) -> str:  # Any: the options of json.dumps
-    """Return ``value`` as JSON. Jinja's own filter escapes for HTML, which models do not know."""
-    return json.dumps(value, **{"ensure_ascii": False} | options)
-
-
-def raise_template_error(message: str) -> None:
-    raise jinja2.TemplateError(message)
 
 
 class StreamingDetokenizer:

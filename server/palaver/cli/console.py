@@ -246,6 +246,11 @@ def echo(
     click.echo(shown, nl=nl, err=err)  # noqa: TID251
 
 
+def echo_over(text: str) -> None:
+    """Print a line on standard error, a terminal, in place of the last one printed so."""
+    click.echo(f"\r\x1b[2K{escape_controls(text)}", nl=False, err=True)  # noqa: TID251
+
+
 def echo_row(key: str, value: str) -> None:
     """Print a row of a table. The further lines of ``value`` are indented."""
     row = f"{escape_controls(key):<14}{value}"

@@ -15,13 +15,13 @@ from palaver.channels import CheckableChannel
 from palaver.checks import find_model, find_secrets, find_unknown_names, validate_plugin_settings
 from palaver.cli.channels import check_channels
 from palaver.cli.console import EXIT_MISCONFIGURED, Console, exit_code
+from palaver.cli.engine_trial import try_engine
 from palaver.cli.exposure import find_exposed_data, find_exposed_secret, find_exposed_settings
 from palaver.cli.local_server import find_server
 from palaver.cli.models import chat_template_note, summarize
 from palaver.cli.tool_sources import check_sources, find_source_problems
 from palaver.config.loading import find_settings_file
 from palaver.config.settings import AuthKey, ServerSettings, Settings, SiteSettings
-from palaver.engine import ChatMessage, Engine, EngineInfo, GenerationRequest, Sampling
 from palaver.errors import (
     ConfigurationError,
     LedgerInUse,
@@ -30,8 +30,7 @@ from palaver.errors import (
     Unauthenticated,
 )
 from palaver.ledger import Guarantee, InspectableLedger, Ledger
-from palaver.messages import new_id
-from palaver.models.checkpoint import read_checkpoint
+from palaver.models.chat_check import check_model
 from palaver.sites import find_site_problems
 from palaver.turns.shutdown import CLOSE_SECONDS
 from palaver.web.listener import check_address
@@ -345,7 +344,7 @@ def _check_model(console: Console) -> Findings:
         directory = find_model(console.settings, console.registry, _builder(console).context)
         if directory is None:
             return
-        checkpoint = read_checkpoint(directory)
+        checkpoint, _ = check_model(directory)
     except PalaverError as error:
         yield _bad(error, f"engine {name!r}: ")
         return
@@ -363,7 +362,7 @@ def _check_engine(console: Console, load: bool) -> Findings:
         return
     try:
         engine = _builder(console).engine()
-        engine_info = asyncio.run(_try_engine(engine, console.settings.engine.health_probe_timeout))
+        engine_info = asyncio.run(try_engine(engine, console.settings.engine.health_probe_timeout))
     except PalaverError as error:
         yield _bad(error, f"engine {name!r}: ")
         return
@@ -378,23 +377,6 @@ def _check_engine(console: Console, load: bool) -> Findings:
         if missing:
             text = f"skill {skill_name!r} needs an engine with {missing}"
             yield Finding("bad", text, EXIT_MISCONFIGURED)
-
-
-async def _try_engine(engine: Engine, probe_timeout: float) -> EngineInfo:
-    """Start the engine and generate one token, because a started engine may still not answer."""
-    request = GenerationRequest(
-        id=new_id(),
-        messages=(ChatMessage("user", "Hello"),),
-        tenant="check",
-        sampling=Sampling(max_tokens=1),
-        timeout=probe_timeout,
-    )
-    try:
-        engine_info = await engine.start()
-        await engine.generate(request, lambda text: None)
-        return engine_info
-    finally:
-        await engine.close()
 
 
 def _builder(console: Console) -> BackendBuilder:

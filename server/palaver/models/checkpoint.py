@@ -5,15 +5,12 @@ as safetensors, as the transformers library writes them. Pickled weights and mod
 code are refused, because both can execute anything.
 """
 
-import json
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from tokenizers import Tokenizer
 
 from palaver.errors import ConfigurationError
 from palaver.models.gguf import find_gguf, read_gguf
@@ -21,25 +18,34 @@ from palaver.models.model_files import (
     Json,
     broken_file,
     check_model_files,
-    check_size,
     is_file_name,
     read_json,
 )
+from palaver.models.safetensors import Weights, read_weights
 
 PICKLED_FILE = re.compile(r"(?!openvino_).*\.(bin|pt|pth|ckpt|pkl)")
 """Names of pickled files. OpenVINO's ``.bin`` files are not pickled."""
 WEIGHTS_INDEX = "model.safetensors.index.json"
+CODE_NAMING_FILES = (
+    "config.json",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
+"""Files in which ``auto_map`` names Python code of the model."""
+EMBEDDING = re.compile(r"(.*\.)?(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)\.weight")
+"""Names of the table that has a row for each token."""
 GENERATIVE_ARCHITECTURE = re.compile(r"\w+(ForCausalLM|ForConditionalGeneration|LMHeadModel)")
-MAX_HEADER_BYTES = 100_000_000
-"""Limit of the safetensors format."""
 MAX_FRONT_MATTER_CHARACTERS = 100_000
+MAX_SCORE = 1e15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """Description of a model. ``directory``: also a GGUF file. ``size``: bytes of the weights.
-    ``data_type``: that of most parameters, "" when unknown. ``context``: tokens, 0 when unknown.
-    ``demonstration``: the model card says that the model is too small for real use."""
+    ``data_type``: of most parameters, with the method of quantisation if there is one. ``context``:
+    tokens, 0 when unknown. ``embeddings``: the tokens that the weights have a vector for, 0 when
+    unknown. ``demonstration``: the model card says that the model is too small for real use."""
 
     directory: Path
     architecture: str
@@ -51,6 +57,7 @@ class Checkpoint:
     scores: Mapping[str, float]
     demonstration: bool
     data_type: str = ""
+    embeddings: int = 0
     is_gguf: bool = False
     has_chat_template: bool = True
 
@@ -64,15 +71,20 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     check_model_files(directory)
     config = read_json(directory / "config.json")
     architecture = check_config(config, str(directory))
-    _check_tokenizer(directory)
-    weights = _find_weights(directory)
+    check_code(directory)
+    if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        raise broken_file(directory / "tokenizer.json", "is missing")
+    files = _find_weights(directory)
+    weights = [read_weights(file) for file in files]
     card = _read_card(directory)
     return Checkpoint(
         directory=directory,
         architecture=architecture,
-        parameters=sum(count_parameters(file) for file in weights),
-        size=sum(file.stat().st_size for file in weights),
+        parameters=sum(sum(it.elements.values()) for it in weights),
+        size=sum(file.stat().st_size for file in files),
+        data_type=_find_data_type(weights, config),
         context=_read_context(config),
+        embeddings=_count_embeddings(weights),
         languages=_read_words(card, "languages", "language"),
         license=", ".join(_read_words(card, "license", "licence")),
         scores=_read_scores(card),
@@ -123,16 +135,15 @@ def check_config(config: Json, label: str) -> str:
     )
 
 
-def _check_tokenizer(directory: Path) -> None:
-    file = directory / "tokenizer.json"
-    if file.is_file():
-        check_size(file)
-        try:
-            Tokenizer.from_file(str(file))
-        except Exception as error:
-            raise broken_file(file, f"cannot be read: {error}") from error
-    elif not (directory / "tokenizer.model").is_file():
-        raise broken_file(file, "is missing")
+def check_code(directory: Path) -> None:
+    """Raise `ConfigurationError` when the model has its own code, which ``auto_map`` names."""
+    for name in CODE_NAMING_FILES:
+        file = directory / name
+        if file.is_file() and "auto_map" in read_json(file):
+            raise ConfigurationError(
+                f"model {str(directory)!r} has its own code (auto_map in {name}), which is never "
+                "executed"
+            )
 
 
 # Weights
@@ -157,7 +168,7 @@ def list_weight_files(directory: Path) -> list[str]:
 
 def _read_weight_map(index: Path) -> list[str]:
     names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not all(map(is_file_name, names.values())):
+    if not (names and isinstance(names, dict) and all(map(is_file_name, names.values()))):
         raise broken_file(index, "has no weight_map of plain names of files")
     return sorted(set(names.values()))
 
@@ -180,43 +191,24 @@ def choose_weight_files(names: list[str], label: str) -> list[str]:
     raise ConfigurationError(f"model {label!r} has no weights: there is no .safetensors file")
 
 
-def count_parameters(file: Path) -> int:
-    """Return the number of parameters in a safetensors file, from its header.
-
-    Raises `ConfigurationError` when the header does not match the length of the file.
-    """
-    header, start = _read_header(file)
-    tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-    try:
-        end = start + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
-        parameters: int = sum(math.prod(tensor["shape"]) for tensor in tensors)
-    except (KeyError, IndexError, TypeError) as error:
-        raise broken_file(file, "is not a safetensors file: its header is malformed") from error
-    if file.stat().st_size < end:
-        raise broken_file(file, f"is truncated: it has {file.stat().st_size:_} of {end:_} bytes")
-    if file.stat().st_size > end:
-        raise broken_file(file, f"is too long: {file.stat().st_size:_} bytes instead of {end:_}")
-    if not 0 <= parameters <= 8 * end:
-        raise broken_file(file, f"cannot hold the parameters that it names in {end:_} bytes")
-    return parameters
+def _find_data_type(weights: Sequence[Weights], config: Json) -> str:
+    """Return the data type of most parameters, and the method of quantisation."""
+    elements = sum((Counter(it.elements) for it in weights), Counter[str]())
+    names = [name for name, _ in elements.most_common(1)]
+    quantization = config.get("quantization_config")
+    if isinstance(quantization, dict):
+        names.append(str(quantization.get("quant_method", "quantised"))[:40])
+    return ", ".join(names)
 
 
-def _read_header(file: Path) -> tuple[Json, int]:
-    """Return the header and the position of the first tensor in bytes."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 2 <= length <= MAX_HEADER_BYTES:
-            raise broken_file(file, "is not a safetensors file")
-        text = stream.read(length)
-    if len(text) < length:
-        raise broken_file(file, f"is truncated: its header is longer than {8 + len(text):_} bytes")
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise broken_file(file, "is not a safetensors file: its header is not JSON") from error
-    if not isinstance(header, dict):
-        raise broken_file(file, "is not a safetensors file: its header is malformed")
-    return header, 8 + length
+def _count_embeddings(weights: Sequence[Weights]) -> int:
+    rows = (
+        shape[0]
+        for it in weights
+        for name, shape in it.shapes.items()
+        if shape and EMBEDDING.fullmatch(name)
+    )
+    return max(rows, default=0)
 
 
 # Model card
@@ -264,5 +256,7 @@ def _read_scores(card: Json) -> dict[str, float]:
     if not isinstance(scores, dict):
         return {}
     return {
-        str(name): float(value) for name, value in scores.items() if isinstance(value, int | float)
+        str(name): float(value)
+        for name, value in scores.items()
+        if isinstance(value, int | float) and abs(value) < MAX_SCORE
     }

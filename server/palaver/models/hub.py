@@ -5,20 +5,21 @@ GGUF file, with all its shards.
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from palaver.errors import ConfigurationError, Forbidden, NotFound, PalaverError, ServerError
-from palaver.models.checkpoint import WEIGHTS_INDEX, check_config, choose_weight_files
+from palaver.models.checkpoint import WEIGHTS_INDEX, choose_weight_files
 from palaver.models.gguf import SUFFIX, shard_names
-from palaver.models.model_files import is_file_name, read_json
+from palaver.models.model_files import is_file_name
 from palaver.urls import check_url
 
 COMMIT = re.compile(r"[0-9a-f]{40,64}")
@@ -36,6 +37,9 @@ MODEL_FILES = frozenset(
         "vocab.json",
         "merges.txt",
         "chat_template.jinja",
+        "chat_template.json",
+        "preprocessor_config.json",
+        "processor_config.json",
         "card.json",
         "README.md",
         "LICENSE",
@@ -45,6 +49,7 @@ RETRY_DELAYS = (0.5, 2.0, 8.0, 30.0)
 """Seconds before each further attempt while the hub is overloaded or unreachable."""
 RETRYABLE_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
+FULL_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 CONNECTION_ERRORS = (ConnectionError, TimeoutError)
 
 T = TypeVar("T")
@@ -81,11 +86,22 @@ class HubModel:
     def size(self) -> int:
         return sum(file.size for file in self.files.values())
 
+    @property
+    def small_files(self) -> list[str]:
+        """Return the files without weights."""
+        return [name for name in self.files if not name.endswith((".safetensors", SUFFIX))]
+
 
 class Hub:
-    """Client of the hub. ``report`` gets a sentence before each retry."""
+    """Client of the hub. ``report`` gets a sentence before each retry, ``progress`` the bytes of a
+    model that are stored, and its size."""
 
-    def __init__(self, token: str | None, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        token: str | None,
+        report: Callable[[str], None],
+        progress: Callable[[int, int], None] = lambda stored, size: None,
+    ) -> None:
         try:
             import huggingface_hub
             from huggingface_hub.file_download import http_get
@@ -103,6 +119,8 @@ class Hub:
         self._api = huggingface_hub.HfApi(token=token, library_name="palaver")
         self._token = token
         self._report = report
+        self._progress = progress
+        huggingface_hub.utils.disable_progress_bars()
 
     def find_model(self, repository: str, revision: str = "", gguf: str = "") -> HubModel:
         """Return what a download would fetch: of ``gguf``, one of the repository's GGUF files, if
@@ -127,16 +145,13 @@ class Hub:
             {name: announced_file(repository, files[name]) for name in sorted(wanted)},
         )
 
-    def download(self, model: HubModel, directory: Path) -> None:
-        """Download the files into ``directory``, and continue an interrupted download.
+    def download(self, model: HubModel, directory: Path, names: Iterable[str]) -> None:
+        """Download files into ``directory``, and continue an interrupted download.
 
         Raises as `find_model`.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        if "config.json" in model.files:
-            self._download_file(model, "config.json", directory)
-            check_config(read_json(directory / "config.json"), model.repository)
-        for name in model.files:
+        for name in names:
             self._download_file(model, name, directory)
 
     def _download_file(self, model: HubModel, name: str, directory: Path) -> None:
@@ -147,10 +162,14 @@ class Hub:
         if part.exists() and part.stat().st_size > announced.size:
             part.unlink()
         url = self._hub.hf_hub_url(model.repository, name, revision=model.commit)
+        others = sum(file.stat().st_size for file in directory.iterdir() if file != part)
+
+        def show(size: int) -> None:
+            self._progress(others + size, model.size)
 
         def get() -> None:
             # The library's snapshot_download would restart every file.
-            with _BoundedFile(part, announced.size) as stream:
+            with _BoundedFile(part, announced.size, show) as stream:
                 self._get(
                     url,
                     stream,
@@ -237,18 +256,21 @@ def announced_file(repository: str, file: Any) -> HubFile:  # Any: huggingface_h
 
 
 class _BoundedFile(io.BufferedWriter):
-    """File to append to, of at most ``size`` bytes."""
+    """File to append to, of at most ``size`` bytes. ``show`` gets its size after each piece."""
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, size: int, show: Callable[[int], None]) -> None:
         super().__init__(io.FileIO(path, "ab"))
         self._size = size
+        self._show = show
 
     def write(self, data: Any, /) -> int:  # Any: bytes, as its base has it
         if self.tell() + len(data) > self._size:
             raise ConfigurationError(
                 f"{str(self.name)!r} is longer than the {self._size:_} bytes that the hub announced"
             )
-        return super().write(data)
+        written = super().write(data)
+        self._show(self.tell())
+        return written
 
 
 class _HubUnavailable(Exception):
@@ -283,4 +305,6 @@ def _translate_errors(
     except (errors.HTTPError, errors.LocalEntryNotFoundError, *CONNECTION_ERRORS) as error:
         raise _HubUnavailable("cannot be reached") from error
     except OSError as error:
+        if error.errno in FULL_DISK_ERRORS:
+            raise  # the registry says what to do
         raise PalaverError(f"the download cannot be stored: {error.strerror or error}") from error

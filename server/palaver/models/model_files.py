@@ -103,14 +103,14 @@ def _is_inside(target: Path, directory: Path) -> bool:
     return any(target.is_relative_to(each) for each in allowed)
 
 
-def _find_names(value: Any, key: str = "") -> Iterator[str]:  # Any: JSON values
+def _find_names(value: Any) -> Iterator[str]:  # Any: JSON values
     """Yield the names of files in a JSON value: of `NAMING_KEY`, and all values below one."""
-    if isinstance(value, dict):
-        for inner_key, inner in value.items():
-            names = key or (inner_key if NAMING_KEY.fullmatch(inner_key) else "")
-            yield from _find_names(inner, names)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _find_names(inner, key)
-    elif key and isinstance(value, str):
-        yield value
+    pending: list[tuple[Any, bool]] = [(value, False)]  # no recursion: strangers choose the depth
+    while pending:
+        value, is_name = pending.pop()
+        if isinstance(value, dict):
+            pending += [(v, is_name or bool(NAMING_KEY.fullmatch(k))) for k, v in value.items()]
+        elif isinstance(value, list):
+            pending += [(inner, is_name) for inner in value]
+        elif is_name and isinstance(value, str):
+            yield value

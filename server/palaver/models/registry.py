@@ -16,22 +16,31 @@ import importlib.util
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from palaver.errors import ConfigurationError, Conflict, InvalidInput, NotFound
-from palaver.models.checkpoint import PICKLED_FILE, Checkpoint, read_checkpoint
+from palaver.errors import ConfigurationError, Conflict, InvalidInput, NotFound, PalaverError
+from palaver.models.chat_check import check_model, probe_chat
+from palaver.models.checkpoint import (
+    PICKLED_FILE,
+    Checkpoint,
+    check_code,
+    check_config,
+)
 from palaver.models.gguf import SHARD, SUFFIX, find_gguf, shard_paths
-from palaver.models.hub import REPOSITORY, Hub
-from palaver.models.model_files import check_model_files
+from palaver.models.hub import FULL_DISK_ERRORS, REPOSITORY, Hub, HubModel
+from palaver.models.model_files import check_model_files, read_json
 from palaver.private_files import write_private_file
 
 GROUP = "palaver.models"
 DEFAULT_MODEL = "starter"
 """The current model until another one is chosen."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+UNFINISHED = re.compile(rf"\.({NAME.pattern})\.[0-9a-f]{{12}}\.part")
+"""Names of the directories of interrupted downloads: the model's name, and the commit."""
 MIN_FREE_BYTES = 100_000_000
 """Disk space that must remain free after a model is added."""
 
@@ -109,6 +118,18 @@ class ModelRegistry:
         check_model_files(directory)
         return directory
 
+    def unfinished(self) -> dict[str, int]:
+        """Return the bytes of each download that was interrupted, by the name of its model."""
+        sizes = Counter[str]()
+        for staging in self._directory.glob(".*.part"):
+            if download := UNFINISHED.fullmatch(staging.name):
+                sizes[download[1]] += directory_size(staging)
+        return dict(sorted(sizes.items()))
+
+    def size_on_disk(self, name: str) -> int:
+        """Return the bytes of a model's files."""
+        return sum(file.stat().st_size for file in model_files(self.find(name)))
+
     def find(self, name: str) -> Path:
         """Return the directory of the model ``name``. Raises `NotFound`."""
         models = self.models()
@@ -132,17 +153,22 @@ class ModelRegistry:
         file = find_gguf(directory) if directory.is_file() else None
         directory = file or directory.resolve()
         name = self._check_new_name(name or (gguf_name(file.name) if file else directory.name))
-        checkpoint = read_checkpoint(directory)
+        checkpoint, _ = check_model(directory)
         source = f"{'file' if file else 'directory'} {directory}"
         if not copy:
             self._register(name, str(directory), source, compute_sha256s(directory))
             return name
         check_free_space(self._directory, checkpoint.size)
-        with self._staging_directory(name) as staging:
-            for part in _model_files(directory):
-                if not PICKLED_FILE.fullmatch(part.name):
-                    shutil.copyfile(part, staging / part.name)
-            self._install(name, staging, source)
+        with self._adding(name) as staging:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir()
+            try:
+                for part in model_files(directory):
+                    if not PICKLED_FILE.fullmatch(part.name):
+                        shutil.copyfile(part, staging / part.name)
+                self._install(name, staging, source)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
         return name
 
     def add_from_hub(self, hub: Hub, source: str, name: str = "", revision: str = "") -> str:
@@ -162,14 +188,16 @@ class ModelRegistry:
         short = gguf_name(PurePosixPath(gguf).name) if gguf else repository.partition("/")[2]
         name = self._check_new_name(name or short)
         model = hub.find_model(repository, revision, gguf)
-        staging = self._directory / f".{name}.{model.commit[:12]}.part"
-        check_free_space(self._directory, model.size - _directory_size(staging))
-        try:
-            hub.download(model, staging)
-            self._install(name, staging, f"hub {repository} at {model.commit}")
-        except ConfigurationError:  # continuing the download cannot help
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
+        with self._adding(name, model.commit[:12]) as staging:
+            check_free_space(self._directory, model.size - directory_size(staging))
+            try:
+                with _naming(staging, repository):
+                    _download(hub, model, staging)
+                    self._install(name, staging, f"hub {repository} at {model.commit}")
+            except ConfigurationError:  # continuing the download cannot help
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
+            self._delete_unfinished(name)  # of other commits
         return name
 
     def _check_new_name(self, name: str) -> str:
@@ -182,19 +210,32 @@ class ModelRegistry:
         return name
 
     @contextlib.contextmanager
-    def _staging_directory(self, name: str) -> Iterator[Path]:
-        staging = self._directory / f".{name}.part"
-        staging.mkdir(parents=True, exist_ok=True)
-        try:
-            yield staging
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+    def _adding(self, name: str, version: str = "") -> Iterator[Path]:
+        """Yield the directory in which a model is put together, until `_install` moves it.
+
+        Raises `Conflict` while another process adds a model of this name, and `PalaverError` when
+        it cannot be stored.
+        """
+        with _translating_errors():
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with _lock(self._directory / f".{name}.lock", wait=False):
+                self._check_new_name(name)
+                if os.path.lexists(self._directory / name):
+                    raise Conflict(
+                        f"{str(self._directory / name)!r} is there already, and no model of the "
+                        "list: add this directory, move it away, or choose another --name"
+                    )
+                yield self._directory / f".{name}{version and '.'}{version}.part"
 
     def _install(self, name: str, staging: Path, source: str) -> None:
         digests = compute_sha256s(staging)
-        read_checkpoint(staging)
+        check_model(staging)
         os.replace(staging, self._directory / name)
-        self._register(name, name, source, digests)
+        try:
+            self._register(name, name, source, digests)
+        except PalaverError:
+            os.replace(self._directory / name, staging)
+            raise
 
     def _register(self, name: str, directory: str, source: str, digests: dict[str, str]) -> None:
         added = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -203,12 +244,13 @@ class ModelRegistry:
 
     # Choosing, removing, verifying
 
-    def use(self, name: str) -> Checkpoint:
-        """Make ``name`` the current model.
+    def use(self, name: str, trial: Callable[[], object] = lambda: None) -> Checkpoint:
+        """Make ``name`` the current model, after ``trial``, which raises when it does not work.
 
         Raises `NotFound`, or `ConfigurationError` when the model is incomplete.
         """
-        checkpoint = read_checkpoint(self.find(name))
+        checkpoint, _ = check_model(self.find(name))
+        trial()
 
         def choose(index: ModelIndex) -> None:
             index.current = name
@@ -216,11 +258,15 @@ class ModelRegistry:
         self._update_index(choose)
         return checkpoint
 
-    def remove(self, name: str, *, force: bool = False) -> bool:
-        """Remove a model. Returns True when its files were deleted; files used in place are kept.
+    def remove(self, name: str, *, force: bool = False) -> int:
+        """Remove a model, or its interrupted download. Returns the bytes of its files that were
+        deleted; files used in place are kept.
 
         Removing the current model requires ``force``; `DEFAULT_MODEL` becomes current.
         """
+        if name not in self.models() and name in self.unfinished():
+            with _translating_errors(), _lock(self._directory / f".{name}.lock", wait=False):
+                return self._delete_unfinished(name)
         self.find(name)
         index = self._read_index()
         if name not in index.models:
@@ -234,9 +280,20 @@ class ModelRegistry:
             index.current = DEFAULT_MODEL if index.current == name else index.current
 
         self._update_index(forget)
-        if entry.is_managed:
-            shutil.rmtree(self._directory / entry.directory)
-        return entry.is_managed
+        with _translating_errors(), _lock(self._directory / f".{name}.lock", wait=False):
+            freed = self._delete_unfinished(name)
+            if entry.is_managed:
+                freed += directory_size(self._directory / entry.directory)
+                shutil.rmtree(self._directory / entry.directory)
+        return freed
+
+    def _delete_unfinished(self, name: str) -> int:
+        freed = self.unfinished().get(name, 0)
+        for staging in self._directory.glob(".*.part"):
+            download = UNFINISHED.fullmatch(staging.name)
+            if download and download[1] == name:
+                shutil.rmtree(staging)
+        return freed
 
     def changed_files(self, name: str) -> list[str]:
         """Return the files that changed since the model was added."""
@@ -266,14 +323,56 @@ class ModelRegistry:
         return index
 
     def _update_index(self, change: Callable[[ModelIndex], None]) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        path = self._directory / ".lock"
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            index = self._read_index()
-            change(index)
-            text = msgspec.json.format(msgspec.json.encode(index), indent=2)
-            write_private_file(self._directory / "models.json", text)
+        with _translating_errors():
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with _lock(self._directory / ".lock"):
+                index = self._read_index()
+                change(index)
+                text = msgspec.json.format(msgspec.json.encode(index), indent=2)
+                write_private_file(self._directory / "models.json", text)
+
+
+def _download(hub: Hub, model: HubModel, staging: Path) -> None:
+    """Download the files of a model. The large ones come last, when the others are checked."""
+    if "config.json" in model.files:
+        hub.download(model, staging, ["config.json"])
+        check_config(read_json(staging / "config.json"), model.repository)
+        hub.download(model, staging, model.small_files)
+        check_code(staging)
+        probe_chat(staging)
+    hub.download(model, staging, model.files)
+
+
+@contextlib.contextmanager
+def _naming(directory: Path, name: str) -> Iterator[None]:
+    """Name the model in errors by ``name``, instead of by the hidden ``directory``."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error).replace(str(directory), name)) from error
+
+
+@contextlib.contextmanager
+def _translating_errors() -> Iterator[None]:
+    """Raise `PalaverError` in place of the error of a file that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        advice = "; make room, then run the command again" * (error.errno in FULL_DISK_ERRORS)
+        reason = f"{error.strerror or error}{advice}"
+        raise PalaverError(f"the models' directory cannot be changed: {reason}") from error
+
+
+@contextlib.contextmanager
+def _lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock between processes. Raises `Conflict` when another one has it, unless ``wait``."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            name = path.name.removeprefix(".").removesuffix(".lock")
+            raise Conflict(f"another command is adding the model {name!r}") from None
+        yield
 
 
 def check_free_space(directory: Path, needed: int) -> None:
@@ -290,13 +389,13 @@ def check_free_space(directory: Path, needed: int) -> None:
 def compute_sha256s(directory: Path) -> dict[str, str]:
     """Return the SHA-256 of each file of a model, in hexadecimal."""
     digests = {}
-    for file in _model_files(directory):
+    for file in model_files(directory):
         with file.open("rb") as stream:
             digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return digests
 
 
-def _model_files(directory: Path) -> list[Path]:
+def model_files(directory: Path) -> list[Path]:
     """Return the files of a model directory, or the shards of a GGUF file."""
     if directory.is_dir():
         return sorted(file for file in directory.iterdir() if file.is_file())
@@ -309,5 +408,5 @@ def gguf_name(file_name: str) -> str:
     return match["stem"] if match else file_name.removesuffix(SUFFIX)
 
 
-def _directory_size(directory: Path) -> int:
+def directory_size(directory: Path) -> int:
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())

@@ -255,6 +255,7 @@ SCENARIOS: dict[str, Scenario] = {
     "models add": run_only("models", "add", HOSTILE),
     "models info": after(Installation.add_model, "models", "info", "hostile"),
     "models list": after(Installation.add_model, "models", "list"),
+    "models pull": run_only("models", "pull", HOSTILE),
     "models remove": after(Installation.add_model, "models", "remove", "hostile"),
     "models use": run_only("models", "use", HOSTILE),
     "serve": run_only("serve", f"--host={HOSTILE}"),

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,14 @@ class Repository:
 
 class FakeHub:
     """``busy``: file name → number of 503 responses to come. ``stall``: the file of which only half
-    is sent; then ``stalled`` is set."""
+    is sent; then ``stalled`` is set. ``reached`` is called before weights are sent."""
 
     def __init__(self, **repositories: Repository) -> None:
         self.repositories = {name.replace("__", "/"): r for name, r in repositories.items()}
         self.busy: Counter[str] = Counter()
         self.stall = ""
         self.stalled = asyncio.Event()
+        self.reached: Callable[[], object] = lambda: None
         self.gets: list[tuple[str, str]] = []
         """File names and Range headers of the requests."""
         self._ended = asyncio.Event()
@@ -123,6 +124,8 @@ class FakeHub:
         await response.prepare(request)
         if request.method == "GET":
             self.gets.append((name, wanted))
+            if name.endswith(".safetensors"):
+                await asyncio.to_thread(self.reached)
             if name == self.stall:
                 await response.write(data[first : len(data) // 2])
                 self.stalled.set()

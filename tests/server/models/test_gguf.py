@@ -242,7 +242,7 @@ def test_a_file_that_is_not_there_is_not_looked_up_at_the_hub(registry: ModelReg
 
 def test_a_model_without_a_chat_template_gets_a_note(file: Path, tmp_path: Path) -> None:
     write_header_file(file, tokenizer__chat_template=None)
-    for command in (("add", str(file)), ("use", "tiny.Q4_1")):
+    for command in (("add", str(file)), ("use", "tiny.Q4_1", "--no-trial")):
         result = palaver(tmp_path, "models", *command)
         assert result.exit_code == 0
         assert "Note: it has no chat template" in result.output

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -97,6 +98,9 @@ class Terminal:
 
         return await asyncio.to_thread(read)
 
+    async def unfinished(self) -> dict[str, int]:
+        return await asyncio.to_thread(ModelRegistry(self.data, {}).unfinished)
+
 
 @contextlib.asynccontextmanager
 async def serving(hub: FakeHub, directory: Path) -> AsyncIterator[Terminal]:
@@ -177,7 +181,9 @@ async def test_an_interrupted_download_continues_where_it_stopped(
     tiny: Path, tmp_path: Path
 ) -> None:
     repository = Repository.of(tiny)
-    repository.files["model.safetensors"] = large_weights()
+    repository.files["model.safetensors"] = weights_of(
+        24_000_000
+    )  # more than the client writes at a time
     hub = FakeHub(acme__tiny=repository)
     hub.stall = "model.safetensors"
     async with serving(hub, tmp_path) as terminal:
@@ -201,9 +207,8 @@ async def test_an_interrupted_download_continues_where_it_stopped(
         assert await terminal.files("tiny") == repository.files
 
 
-def large_weights() -> bytes:
-    """More than the ten megabytes that the client writes at a time."""
-    size = 24_000_000
+def weights_of(size: int) -> bytes:
+    """Return weights of about ``size`` bytes, which compress to nothing."""
     header = {"big": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + bytes(size)
@@ -410,3 +415,155 @@ def test_a_file_without_size_or_checksum_is_refused() -> None:
         file = RepoSibling("config.json", size=size, blob_id=blob, lfs=None)
         with pytest.raises(ConfigurationError, match="no size or no checksum of 'config"):
             announced_file("acme/tiny", file)
+
+
+# Interruptions and full disks
+
+
+LIMITED = """
+import resource, sys
+limit = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+from palaver.cli import main; main()
+"""
+"""Runs ``palaver`` where no file may become larger than a number of bytes."""
+
+
+async def test_a_full_disk_loses_nothing_of_a_download(tiny: Path, tmp_path: Path) -> None:
+    repository = Repository.of(tiny)
+    repository.files["model.safetensors"] = weights_of(24_000_000)
+    hub = FakeHub(acme__tiny=repository)
+    async with serving(hub, tmp_path) as terminal:
+        command = ("models", "pull", "acme/tiny")
+        process = await terminal.start("15000000", *command, script=LIMITED)
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            output, errors = await process.communicate()
+        assert process.returncode == 2
+        assert errors.decode().splitlines()[-1] == (
+            "palaver: the models' directory cannot be changed: File too large; make room, then run "
+            "the command again"
+        )
+        assert "Traceback" not in (output + errors).decode()
+        kept = downloaded_bytes(terminal.data)
+        assert kept >= 10_000_000
+        (listed,) = await terminal.run_all(["models", "list"])
+        assert "tiny                             download interrupted after " in listed.output
+        result = await terminal.run(*command)
+        assert result.status == 0, result.errors
+        ranges = [wanted for name, wanted in hub.gets if name == "model.safetensors"]
+        assert ranges == ["", f"bytes={kept}-"]
+        assert await terminal.files("tiny") == repository.files
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+async def test_a_full_disk_of_its_own_loses_nothing(tiny: Path, tmp_path: Path) -> None:
+    repository = Repository.of(tiny)
+    repository.files["model.safetensors"] = weights_of(124_000_000)
+    hub = FakeHub(acme__tiny=repository)
+    async with serving(hub, tmp_path) as terminal, small_disk(terminal.data, "240m"):
+        ballast = terminal.data / "ballast"
+        hub.reached = lambda: fill(ballast, 180_000_000)
+        result = await terminal.run("models", "pull", "acme/tiny")
+        assert result.errors.splitlines()[-1] == (
+            "palaver: the models' directory cannot be changed: No space left on device; make room, "
+            "then run the command again"
+        )
+        assert result.status == 2
+        kept = downloaded_bytes(terminal.data)
+        assert kept > 1_000_000
+        await asyncio.to_thread(ballast.unlink)
+        hub.reached = lambda: None
+        result = await terminal.run("models", "pull", "acme/tiny")
+        assert result.status == 0, result.errors
+        assert hub.gets[-1] == ("model.safetensors", f"bytes={kept}-")
+        assert await terminal.files("tiny") == repository.files
+        (removed,) = await terminal.run_all(["models", "remove", "tiny"])
+        assert removed.output == "Removed 'tiny' and its files, 124 MB.\n"
+        usage = await asyncio.to_thread(shutil.disk_usage, terminal.data)
+        assert usage.used < 1_000_000
+
+
+def fill(file: Path, size: int) -> None:
+    with file.open("wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, size)
+
+
+@contextlib.asynccontextmanager
+async def small_disk(folder: Path, size: str) -> AsyncIterator[None]:
+    await asyncio.to_thread(folder.mkdir, parents=True)
+    mount = ("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder))
+    process = await asyncio.create_subprocess_exec(*mount)
+    if await process.wait():
+        pytest.skip("this machine mounts no tmpfs")
+    try:
+        yield
+    finally:
+        process = await asyncio.create_subprocess_exec("umount", str(folder))
+        assert await process.wait() == 0
+
+
+async def test_a_full_disk_loses_nothing_of_a_copy(tiny: Path, tmp_path: Path) -> None:
+    model = tmp_path / "large"
+    await asyncio.to_thread(shutil.copytree, tiny, model)
+    (model / "model.safetensors").write_bytes(weights_of(24_000_000))
+    terminal = Terminal("http://127.0.0.1:9", tmp_path)
+    command = ("models", "add", str(model), "--copy")
+    process = await terminal.start("15000000", *command, script=LIMITED)
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        _, errors = await process.communicate()
+    assert errors.decode() == (
+        "palaver: the models' directory cannot be changed: File too large; make room, then run the "
+        "command again\n"
+    )
+    assert not downloaded_bytes(terminal.data, "model.safetensors")
+    result = await terminal.run(*command)
+    assert result.status == 0, result.errors
+    assert await terminal.files("large") == Repository.of(model).files
+
+
+async def test_the_progress_of_a_download_is_written_in_lines(tiny: Path, tmp_path: Path) -> None:
+    repository = Repository.of(tiny)
+    repository.files["model.safetensors"] = weights_of(24_000_000)
+    async with serving(FakeHub(acme__tiny=repository), tmp_path) as terminal:
+        result = await terminal.run("models", "pull", "acme/tiny")
+        assert result.status == 0, result.errors
+        lines = result.errors.splitlines()
+        assert 2 <= len(lines) <= 10, result.errors
+        assert re.fullmatch(r"100 %  24 MB of 24 MB  [\d.]+ [kMG]B/s  0:00 left", lines[-1]), (
+            result.errors
+        )
+
+
+async def test_what_is_wrong_with_a_model_is_known_before_its_weights_come(
+    tiny: Path, tmp_path: Path
+) -> None:
+    repository = Repository.of(tiny)
+    repository.files["chat_template.jinja"] = b"{% for m in %}"
+    hub = FakeHub(acme__tiny=repository)
+    async with serving(hub, tmp_path) as terminal:
+        result = await terminal.run("models", "pull", "acme/tiny")
+        assert result.status == 78
+        assert result.errors.splitlines()[-1].startswith(
+            "palaver: model 'acme/tiny': its chat template is not valid: Expected an expression"
+        )
+        assert "model.safetensors" not in [name for name, _ in hub.gets]
+        assert not await terminal.unfinished()
+
+
+async def test_one_command_at_a_time_downloads_a_model(tiny: Path, tmp_path: Path) -> None:
+    hub = FakeHub(acme__tiny=Repository.of(tiny))
+    hub.stall = "model.safetensors"
+    async with serving(hub, tmp_path) as terminal:
+        process = await terminal.start("models", "pull", "acme/tiny")
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                await hub.stalled.wait()
+            for command in (["pull", "acme/tiny"], ["remove", "tiny"]):
+                second = await terminal.run("models", *command)
+                assert second.errors == "palaver: another command is adding the model 'tiny'\n"
+        finally:
+            process.kill()
+            await process.communicate()
+        (removed,) = await terminal.run_all(["models", "remove", "tiny"])
+        assert removed.output.startswith("Removed 'tiny' and its files, ")
+        assert not await terminal.unfinished()

@@ -11,6 +11,7 @@ from tests.plugins.engines.models import damage_model, write_model
 
 from palaver.cli import main
 from palaver.errors import ConfigurationError, Conflict, InvalidInput, NotFound
+from palaver.models.chat_check import check_model
 from palaver.models.checkpoint import WEIGHTS_INDEX, read_checkpoint
 from palaver.models.registry import ModelRegistry, check_free_space, shipped_models
 
@@ -201,7 +202,10 @@ def lost_shard(directory: Path) -> None:
         ),
         (
             lambda d: damage_model(d, "bad tokenizer"),
-            "model {d!r}: tokenizer.json cannot be read: key must be a string at line 1 column 2",
+            (
+                "model {d!r}: its tokenizer.json cannot be read: key must be a string at line 1 "
+                "column 2"
+            ),
         ),
         (
             lambda d: (d / "tokenizer.json").unlink(),
@@ -242,7 +246,7 @@ def test_an_incomplete_model_is_reported_with_its_file(
 ) -> None:
     harm(model)
     with pytest.raises(ConfigurationError) as caught:
-        read_checkpoint(model)
+        check_model(model)
     assert str(caught.value) == sentence.format(d=str(model))
 
 
