@@ -21,6 +21,7 @@
     ├── ServerError                 ours (5xx)
     │   ├── Overloaded              503  shared capacity is used up
     │   ├── FilesUnavailable        503  the store of files cannot be reached
+    │   ├── KnowledgeUnavailable    503  the store of documents cannot be reached
     │   ├── MaxAttemptsExceeded     500  no attempt at a turn came to its end
     │   └── LedgerError             500
     │       ├── LedgerUnavailable   503  the store cannot be reached
@@ -231,6 +232,13 @@ class FilesUnavailable(ServerError):
     status = 503
     code = "files_unavailable"
     public_message = "Files cannot be stored or read right now. Please try again in a moment."
+    default_retry_after = 5.0
+
+
+class KnowledgeUnavailable(ServerError):
+    status = 503
+    code = "knowledge_unavailable"
+    public_message = "The documents cannot be searched right now. Please try again in a moment."
     default_retry_after = 5.0
 
 

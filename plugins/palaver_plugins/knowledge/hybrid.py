@@ -42,7 +42,8 @@ class HybridKnowledge(abc.ABC):
     A store implements the abstract methods: two rankings, and the keeping of vectors.
     """
 
-    def __init__(self, *, embeddings: bool, search_timeout: float) -> None:
+    def __init__(self, *, embeddings: bool, search_timeout: float = 1.0) -> None:
+        """``search_timeout``: seconds for a search by words in files that are not stored."""
         self._search_timeout = search_timeout
         self._embeddings = embeddings
         self._embed: Embed | None = None

@@ -50,7 +50,7 @@ from palaver.plugins import PluginRegistry
 from palaver.server import Server
 from palaver.skills import Skill
 
-TENANT = "default"
+TENANT = "palaver-evaluation"
 CHANNEL = "evaluation"
 TURN_SECONDS = 600.0
 """Seconds after which a turn counts as failed."""
@@ -125,7 +125,8 @@ def build_server(
     engine: Engine,
     stores: Path,
 ) -> Server:
-    """Build a server for a suite. Ledger (SQLite), knowledge base and files are in ``stores``."""
+    """Build a server for a suite. Ledger (SQLite), files and an embedded knowledge base are in
+    ``stores``."""
     own = settings.model_copy(
         update={
             "server": settings.server.model_copy(update={"data": stores}),

@@ -1,17 +1,18 @@
 """Runs: one suite from its files to its result and report."""
 
 import asyncio
+import contextlib
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from palaver.app import BackendBuilder
-from palaver.config.settings import Settings
+from palaver.config.settings import KnowledgeSettings, Settings
 from palaver.engine import Engine
 from palaver.errors import InvalidInput
 from palaver.evaluation.cases import Case
@@ -33,7 +34,7 @@ from palaver.evaluation.running import (
     run_examples,
 )
 from palaver.evaluation.suites import Suite, load_suite
-from palaver.knowledge import Document, FolderReader, SearchByMeaning
+from palaver.knowledge import Document, FolderReader, KnowledgeBase, SearchByMeaning
 from palaver.plugins import PluginRegistry
 from palaver.server import Server, read_limits
 from palaver.version import __version__
@@ -144,8 +145,7 @@ class Run:
         settings: Mapping[str, str],
     ) -> tuple[Result, list[Case]]:
         """Run what is not done yet. Return the result without scores, and all cases."""
-        async with server:
-            await server.knowledge.add(TENANT, self.data.documents)
+        async with server, self._documents_in(server.knowledge):
             if isinstance(server.knowledge, SearchByMeaning):
                 await server.knowledge.wait_until_embedded()
             about = self._describe(server.engine_info.model, settings)
@@ -172,6 +172,19 @@ class Run:
             )
         return result, done
 
+    @contextlib.asynccontextmanager
+    async def _documents_in(self, knowledge: KnowledgeBase) -> AsyncIterator[None]:
+        """Store the documents for a run. A store that outlives it keeps none of them."""
+        outlives = self._settings.knowledge.use != KnowledgeSettings().use
+        if outlives:  # those of a run that was killed
+            await _remove_documents(knowledge)
+        await knowledge.add(TENANT, self.data.documents)
+        try:
+            yield
+        finally:
+            if outlives:
+                await _remove_documents(knowledge)
+
     def _describe(self, model: str, settings: Mapping[str, str]) -> About:
         options, suite = self._options, self.suite
         return About(
@@ -196,6 +209,11 @@ class Run:
             settings=dict(settings),
             prices=options.prices,
         )
+
+
+async def _remove_documents(knowledge: KnowledgeBase) -> None:
+    for info in await knowledge.documents(TENANT):
+        await knowledge.remove(TENANT, info.id)
 
 
 def finish(directory: RunDirectory, result: Result, cases: list[Case]) -> Result:

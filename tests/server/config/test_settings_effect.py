@@ -73,6 +73,7 @@ DISCORD = "tests/plugins/channels/discord"
 MCP_TOOLS = "tests/plugins/tools/mcp"
 A2A_TOOLS = "tests/plugins/tools/a2a"
 IDENTITIES = "tests/server/test_sites.py"
+QDRANT = "tests/plugins/knowledge/test_qdrant.py"
 LIMITED_FILES = (
     "tests/plugins/knowledge/test_hostile_files.py::test_a_limit_is_a_setting_and_refuses_by_name"
 )
@@ -455,6 +456,13 @@ COVERED_OF_PLUGINS = {
     "ledger.sqlite.max_bytes": f"{ROOM}::test_a_full_file_accepts_nothing_and_ends_its_turns",
     "ledger.sqlite.min_free_bytes": f"{ROOM}::test_a_full_disk_accepts_nothing_and_ends_its_turns",
     "ledger.sqlite.events_kept": f"{CONTRACT}::test_a_long_stream_is_trimmed_when_a_turn_ends",
+    "knowledge.qdrant.url": f"{QDRANT}::test_a_server_that_is_away_ends_the_start",
+    "knowledge.qdrant.api_key": f"{QDRANT}::test_the_right_key_opens_the_server",
+    "knowledge.qdrant.prefix": f"{QDRANT}::test_a_prefix_separates_the_documents_of_servers",
+    "knowledge.qdrant.timeout": (
+        f"{QDRANT}::test_a_server_that_does_not_answer_ends_the_search_with_a_sentence"
+    ),
+    "knowledge.qdrant.embeddings": (f"{QDRANT}::test_without_embeddings_words_alone_are_searched"),
     "knowledge.sqlite.search_timeout": (
         "tests/plugins/knowledge/test_sqlite.py::test_a_search_that_takes_too_long_is_refused"
     ),
