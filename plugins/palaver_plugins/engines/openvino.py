@@ -70,6 +70,9 @@ CAPABILITIES: frozenset[Capability] = frozenset(
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 """Property of a pipeline. One with a single thread needs it: on processors that multiply matrices
 of bfloat16 numbers (AMX), OpenVINO 2026.4 otherwise divides by zero, which ends the process."""
+EXACT_ACTIVATIONS = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+"""Property of a pipeline: only weights have eight bits. OpenVINO's own default computes with eight
+bits wherever the weights have them, which turns the replies of SmolLM2-135M into nonsense."""
 Untyped = Any  # the packages of OpenVINO have no usable types
 
 
@@ -236,7 +239,7 @@ def open_pipeline(
     source: Path, tokenizer: Untyped, blocks: int, settings: OpenVinoSettings
 ) -> Untyped:
     _, genai = openvino_packages()
-    properties: Json = {"KV_CACHE_PRECISION": "f16"}
+    properties: Json = {"KV_CACHE_PRECISION": "f16"} | EXACT_ACTIVATIONS
     if settings.batch_invariant or (settings.threads or processor_count()) == 1:
         properties |= FLOAT32
     if settings.threads:
