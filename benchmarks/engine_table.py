@@ -229,11 +229,11 @@ def table(results: dict[str, Figures]) -> list[str]:
 
 
 def capability_table(results: dict[str, Figures]) -> list[str]:
-    found = sorted({ability for it in results.values() for ability in it.capabilities})
+    found = sorted({capability for it in results.values() for capability in it.capabilities})
     lines = [f"| | {' | '.join(results)} |", f"| --- |{' :---: |' * len(results)}"]
-    for ability in found:
-        marks = ["yes" if ability in it.capabilities else "" for it in results.values()]
-        lines.append(f"| `{ability}` | {' | '.join(marks)} |")
+    for capability in found:
+        marks = ["yes" if capability in it.capabilities else "" for it in results.values()]
+        lines.append(f"| `{capability}` | {' | '.join(marks)} |")
     return lines
 
 
