@@ -72,6 +72,7 @@ from palaver.ledger import (
 )
 from palaver.messages import MAX_OFFSET, Attachment, Conversation, Cursor, FileLimits, Message
 from palaver.metrics import Metrics
+from palaver.models.setup_job import ModelSetup
 from palaver.pipeline import Pipeline
 from palaver.platforms.people import find_approvals, forget_person
 from palaver.records import RecordStore
@@ -147,6 +148,8 @@ class Server:
         self.engine_info: EngineInfo
         self.directory: Directory
         self.draining = False
+        self.model_setup: ModelSetup | None = None
+        """Connects another model, where the program that runs this server can restart it."""
         self.embeddings: Embeddings | None = None
         """Vectors of texts, where there is an embedder."""
         self._embedder = embedder

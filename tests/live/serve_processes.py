@@ -63,6 +63,10 @@ class ServeProcess:
         assert count is not None, metrics
         return int(float(count[1]))
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, unless the process was killed."""
         if self._process is not None:

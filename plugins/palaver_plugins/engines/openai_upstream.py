@@ -242,6 +242,8 @@ class Upstream:
     ) -> aiohttp.ClientResponse:
         """Send a request, and repeat it when the server had just closed the idle connection: that
         happens with healthy servers too."""
+        # A redirect would carry conversations to a server that the operator has not named.
+        options["allow_redirects"] = False
         try:
             return await self._session.request(method, url, **options)
         except aiohttp.ClientConnectorError:

@@ -248,6 +248,8 @@ def response_error(
         return EngineError(
             f"{detail}: {quoted}; set engine.openai.api_key to a key that {url} accepts"
         )
+    if 300 <= status < 400:
+        return EngineError(f"{detail}: redirects are not followed; set engine.openai.urls")
     if status == 404:
         return EngineError(f"{detail}: {quoted}; the setting engine.openai.model names the model")
     if status in (400, 413, 422):

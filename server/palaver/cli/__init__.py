@@ -16,6 +16,7 @@ from palaver.cli.evaluate import evaluate
 from palaver.cli.feedback import feedback
 from palaver.cli.logs import logging_interpreter_errors
 from palaver.cli.models import models
+from palaver.cli.models_setup import setup
 from palaver.cli.people import erase, export
 from palaver.cli.serve import serve
 from palaver.cli.skills import skills
@@ -58,3 +59,4 @@ COMMANDS = (
 )
 for command in COMMANDS:
     main.add_command(command)
+models.add_command(setup)

@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from palaver.config.loading import load_settings, plugin_settings
+from palaver.config.loading import (
+    DEFAULT_FILE,
+    find_settings_file,
+    load_settings,
+    plugin_settings,
+)
 from palaver.config.settings import Settings
 from palaver.config.validation import ModelT
 from palaver.control_characters import escape_controls, escape_json
@@ -34,6 +39,7 @@ from palaver.errors import (
 from palaver.hooks import BuildContext
 from palaver.knowledge import KnowledgeBase, SearchByMeaning
 from palaver.ledger import Ledger
+from palaver.models.choices import Launch
 from palaver.plugins import PluginRegistry, load_plugins
 
 if TYPE_CHECKING:
@@ -155,6 +161,12 @@ class Console:
         from palaver.fetching import Fetcher  # loads aiohttp
 
         return Fetcher(self.settings.fetch.model_copy(update={"only_written": False}))
+
+
+def find_launch(console: Console) -> Launch:
+    """Return how a server starts with a console's settings: which file it reads, or will read."""
+    file = find_settings_file(console.settings_path, os.environ) or DEFAULT_FILE
+    return Launch(settings_file=str(file.absolute()), overrides=console.overrides)
 
 
 class PluginGroup(click.Group):

@@ -1,4 +1,4 @@
-"""Trial of an engine: it loads its model and generates one token."""
+"""Trial of an engine: it loads its model and generates a short reply."""
 
 import asyncio
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from palaver.checks import loads_models
 from palaver.cli.console import Console
 from palaver.engine import ChatMessage, Engine, EngineInfo, GenerationRequest, Sampling
-from palaver.errors import ConfigurationError, PalaverError
+from palaver.errors import ConfigurationError, EngineError, PalaverError
 from palaver.messages import new_id
 
 
@@ -41,18 +41,24 @@ def try_model(console: Console, engine: str, model: str) -> EngineInfo:
         ) from error
 
 
-async def try_engine(engine: Engine, probe_timeout: float) -> EngineInfo:
-    """Start the engine and generate one token, because a started engine may still not answer."""
+async def try_engine(engine: Engine, probe_timeout: float, max_tokens: int = 1) -> EngineInfo:
+    """Start the engine and generate a few tokens, because a started engine may still not answer.
+
+    Raises `EngineError` when the reply is empty. At its limit of tokens it may have no text yet:
+    some models think first.
+    """
     request = GenerationRequest(
         id=new_id(),
         messages=(ChatMessage("user", "Hello"),),
         tenant="check",
-        sampling=Sampling(max_tokens=1),
+        sampling=Sampling(max_tokens=max_tokens),
         timeout=probe_timeout,
     )
     try:
         engine_info = await engine.start()
-        await engine.generate(request, lambda text: None)
-        return engine_info
+        generation = await engine.generate(request, lambda text: None)
     finally:
         await engine.close()
+    if not generation.text.strip() and generation.finish_reason != "length":
+        raise EngineError(f"{engine_info.model!r} answers with an empty reply")
+    return engine_info

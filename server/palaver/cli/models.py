@@ -17,7 +17,7 @@ from palaver.models.registry import ModelRegistry
 
 @click.group()
 def models() -> None:
-    """List, add, choose, inspect and remove models."""
+    """Connect a real model; list, add, choose, inspect and remove models."""
 
 
 def _model_registry(console: Console) -> ModelRegistry:

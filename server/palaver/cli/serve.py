@@ -8,12 +8,14 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from palaver.cli.console import EXIT_STOP_TIMEOUT, Console, echo
+from palaver.cli.console import EXIT_STOP_TIMEOUT, Console, echo, find_launch
 from palaver.cli.logs import configure_logging, log_loop_error
+from palaver.models.choices import Launch
+from palaver.models.setup_job import ModelSetup
 
 if TYPE_CHECKING:
     from palaver.server import Server
@@ -45,25 +47,36 @@ def serve(console: Console, host: str | None, port: str | None, verbose: bool) -
     server = build_server(console.settings, console.registry)
     check_address(console.settings.server)
     raise_open_files_limit()
-    asyncio.run(run_server(server))
+    if command := asyncio.run(run_server(server, find_launch(console))):
+        restart_process(command)
 
 
-async def run_server(server: "Server") -> None:
-    """Start the server, serve its web interface, and shut down gracefully after a signal."""
+async def run_server(server: "Server", launch: Launch | None = None) -> list[str]:
+    """Start the server, serve its web interface, and shut down gracefully after a signal.
+
+    Return the command with which this process is to start again, and nothing when it is to end.
+    With ``launch``, the server can connect another model and start again with it.
+    """
     from palaver.web.listener import listening
 
     asyncio.get_running_loop().set_exception_handler(log_loop_error)
-    stopped = stop_on_signal(server.settings.server.grace)
+    stop = StopRequest(server.settings.server.grace)
+    server.model_setup = ModelSetup(launch, stop.restart) if launch else None
     ledger, engine = server.settings.ledger.use, server.settings.engine.use
     echo(f"Starting the ledger {ledger!r} and the engine {engine!r} …", err=True)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(server)
+        if server.model_setup:
+            stack.push_async_callback(server.model_setup.close)
         address = await stack.enter_async_context(listening(server))
+        stop.command = make_command(server.settings.server.port, address)
         tune_interpreter()
         note = " (a small demonstration model)" if server.engine_info.demonstration else ""
         echo(f"Palaver is at {address}  with the model {server.engine_info.model!r}{note}")
-        await stopped.wait()
-        echo("Stopping gracefully. Press Ctrl-C again to exit at once.", err=True)
+        await stop.requested.wait()
+        doing = "Restarting" if stop.is_restart else "Stopping"
+        echo(f"{doing} gracefully. Press Ctrl-C again to exit at once.", err=True)
+    return stop.command if stop.is_restart else []
 
 
 def tune_interpreter() -> None:
@@ -82,30 +95,57 @@ def tune_interpreter() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL)
 
 
-def stop_on_signal(grace: float) -> asyncio.Event:
-    """Return an event that the first SIGTERM or SIGINT sets.
+class StopRequest:
+    """The request to stop, by SIGTERM or SIGINT, or to restart, by the server itself.
 
-    The process exits at the second signal, or ``grace`` seconds after the first.
+    The process exits, or starts again, after ``grace`` seconds in any case; a second signal ends
+    it.
     """
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
 
-    def stop() -> None:
-        stopped.set()
-        for number in SIGNALS:
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
+    def __init__(self, grace: float) -> None:
+        self.requested = asyncio.Event()
+        self.is_restart = False
+        self.command = sys.orig_argv
+        self._loop = asyncio.get_running_loop()
         # A thread, because the event loop may hang, or have ended.
-        force_exit = threading.Timer(grace, _force_exit)
-        force_exit.daemon = True
-        force_exit.start()
+        self._force_end = threading.Timer(grace, self._end)
+        self._force_end.daemon = True
+        for number in SIGNALS:
+            self._loop.add_signal_handler(number, self._stop)
 
-    for number in SIGNALS:
-        loop.add_signal_handler(number, stop)
-    return stopped
+    def restart(self) -> None:
+        """Restart, unless the server stops already."""
+        if not self.requested.is_set():
+            self.is_restart = True
+            self._request()
+
+    def _stop(self) -> None:
+        self.is_restart = False
+        for number in SIGNALS:
+            self._loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        if not self.requested.is_set():
+            self._request()
+
+    def _request(self) -> None:
+        self.requested.set()
+        self._force_end.start()
+
+    def _end(self) -> None:
+        if self.is_restart:
+            log.error("the server did not stop within server.grace; it restarts nevertheless")
+            restart_process(self.command)
+        log.error("the server did not stop within server.grace; its turns are left to a takeover")
+        logging.shutdown()
+        os._exit(EXIT_STOP_TIMEOUT)
 
 
-def _force_exit() -> None:
-    log.error("the server did not stop within server.grace; its turns are left to a takeover")
-    logging.shutdown()
-    os._exit(EXIT_STOP_TIMEOUT)
+def make_command(port: int, address: str) -> list[str]:
+    """Return the command that serves at the same address again, if the port was any free one."""
+    taken = [] if port else ["--port", address.rstrip("/").rpartition(":")[2]]
+    return [*sys.orig_argv, *taken]
+
+
+def restart_process(command: list[str]) -> NoReturn:
+    """Start a command in the place of this process, which keeps its id."""
+    os.execv(sys.executable, [sys.executable, *command[1:]])

@@ -30,12 +30,17 @@ WELL_KNOWN: dict[str, tuple[KeyPath, str]] = {
 
 
 def load_settings(
-    path: Path | None, environ: Mapping[str, str], overrides: Sequence[str] = ()
+    path: Path | None,
+    environ: Mapping[str, str],
+    overrides: Sequence[str] = (),
+    *,
+    file_text: str | None = None,
 ) -> Settings:
     """Return the settings of this process. ``overrides`` are flags, each ``section.key=value``.
 
     ``path`` None: the file that ``PALAVER_CONFIG`` names, else ``palaver.toml`` if it exists.
-    Raises `ConfigurationError` with one line for each wrong value.
+    ``file_text`` stands for what the file at ``path`` holds. Raises `ConfigurationError` with one
+    line for each wrong value.
     """
     given = _GivenValues()
     for name, (keys, value) in WELL_KNOWN.items():
@@ -43,9 +48,10 @@ def load_settings(
             given.set(
                 keys, value.format(environ[name]), Origin(f"environment {name}", is_text=True)
             )
-    file = find_settings_file(path, environ)
-    if file:
-        _read_file(file, given)
+    if path is not None and file_text is not None:
+        _read_text(file_text, path, given)
+    elif file := find_settings_file(path, environ):
+        _read_text(read_text_file(file, str(file)), file, given)
     for name in sorted(name for name in environ if name.startswith(PREFIX)):
         keys = tuple(name.removeprefix(PREFIX).lower().split("__"))
         given.set(keys, environ[name], Origin(f"environment {name}", is_text=True))
@@ -72,8 +78,7 @@ def find_settings_file(path: Path | None, environ: Mapping[str, str]) -> Path | 
     return path
 
 
-def _read_file(file: Path, given: "_GivenValues") -> None:
-    text = read_text_file(file, str(file))
+def _read_text(text: str, file: Path, given: "_GivenValues") -> None:
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

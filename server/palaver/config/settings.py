@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -464,6 +464,9 @@ class FetchSettings(Section):
 class ModelsSettings(Section):
     hub_token: Secret | None = None
     """Token for gated and private models of the Hugging Face hub, as a reference."""
+    server_ports: tuple[Annotated[int, pydantic.Field(ge=1, le=65535)], ...] = ()
+    """Ports of this machine on which ``palaver models setup`` and the page look for model servers.
+    Empty: those that Ollama, LM Studio, llama.cpp, vLLM and others use."""
 
 
 class RoutingSettings(Section):

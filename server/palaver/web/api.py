@@ -33,6 +33,7 @@ from palaver.web.conversations import attach_files, find_conversation
 from palaver.web.frames import make_snapshot, message_after
 from palaver.web.requests import decode_body, parse_flag, parse_number
 from palaver.web.responses import JSON_HEADERS, json_response
+from palaver.web.setup_api import may_set_up
 
 _decode_message = msgspec.json.Decoder(NewMessage).decode
 _decode_stop = msgspec.json.Decoder(StopRequest).decode
@@ -155,7 +156,8 @@ class ApiHandler:
     @described(operations.ABOUT)
     async def _about(self, request: web.Request) -> web.StreamResponse:
         about = self._server.about(principal_of(request).site)
-        return json_response(AboutResponse(version=__version__, **about))
+        setup = may_set_up(self._server, request)
+        return json_response(AboutResponse(version=__version__, setup=setup, **about))
 
     @requires("read")
     @for_visitors

@@ -270,6 +270,7 @@ ABOUT = Operation(
                 "sharing": True,
                 "files": {"max_file_bytes": 25_000_000, "per_message": 10},
                 "vision": False,
+                "setup": False,
                 "skills": {"chat": "Talk about anything."},
             },
         )

@@ -29,6 +29,7 @@ from palaver.web.json_values import check_json_values
 from palaver.web.operations import OperationsHandler
 from palaver.web.pages import PageHandler
 from palaver.web.responses import error_response
+from palaver.web.setup_api import SetupHandler
 from palaver.web.sse import EventStreamHandler
 from palaver.web.tool_sources_api import ToolSourceHandler
 from palaver.web.websocket import WebSocketHandler
@@ -88,6 +89,7 @@ def make_application(server: Server) -> web.Application:
         FileHandler(server),
         ChannelHandler(server),
         ToolSourceHandler(server),
+        SetupHandler(server),
         operations,
         pages,
         WidgetHandler(server),

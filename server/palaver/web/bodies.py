@@ -9,6 +9,8 @@ from palaver.conversations import MAX_TITLE_LENGTH, ConversationSummary, Share
 from palaver.feedback import MAX_COMMENT_LENGTH, Feedback, FeedbackReason
 from palaver.ledger import StopState
 from palaver.messages import MAX_ID_LENGTH, FileLimits, StoredFile
+from palaver.models.choices import SetupProgress
+from palaver.models.servers import ModelServer, ServedModel
 from palaver.platforms.pairing import ApprovedPerson, PairingRequest
 from palaver.tool_sources import OfferedTool
 from palaver.web.frames import ConversationSnapshot, FileReference
@@ -218,7 +220,8 @@ class SkillsResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 class AboutResponse(msgspec.Struct, frozen=True, kw_only=True):
     """The server's version, its model, and the descriptions of its skills by name. ``sharing``:
-    conversations may be shared. ``vision``: a skill sees images."""
+    conversations may be shared. ``vision``: a skill sees images. ``setup``: the caller may connect
+    another model."""
 
     version: str
     model: str
@@ -226,6 +229,7 @@ class AboutResponse(msgspec.Struct, frozen=True, kw_only=True):
     sharing: bool
     files: FileLimits | None
     vision: bool
+    setup: bool
     skills: dict[str, str]
 
 
@@ -281,6 +285,39 @@ class ToolApprovals(msgspec.Struct, frozen=True, kw_only=True):
     """Tools by name, each with the digest of the definition that is approved."""
 
     digests: dict[str, str]
+
+
+class ModelSetupState(msgspec.Struct, frozen=True, kw_only=True):
+    """The model that answers, and where the setup of another one is. ``instance`` changes when the
+    server restarts; ``added`` are the names of models that are on its machine."""
+
+    instance: str
+    model: str
+    demonstration: bool
+    settings_file: str
+    added: tuple[str, ...]
+    progress: SetupProgress | None
+
+
+class ModelServersResponse(msgspec.Struct, frozen=True, kw_only=True):
+    servers: tuple[ModelServer, ...]
+
+
+class ModelListRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The address of a server with the OpenAI API, and the key for it."""
+
+    url: str
+    key: str = ""
+
+    def __repr__(self) -> str:  # a key must not reach a log
+        return f"ModelListRequest(url={self.url!r})"
+
+
+class ModelListResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The models of a server, and its base URL in full."""
+
+    url: str
+    models: tuple[ServedModel, ...]
 
 
 class LiveResponse(msgspec.Struct, frozen=True, kw_only=True):

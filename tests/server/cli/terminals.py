@@ -1,4 +1,4 @@
-"""A terminal that runs ``palaver chat``."""
+"""A terminal that runs a command of ``palaver``."""
 
 import asyncio
 import codecs
@@ -12,14 +12,15 @@ import sys
 import termios
 from collections.abc import AsyncIterator
 
-COMMAND = (sys.executable, "-c", "from palaver.cli import main; main()", "chat")
+PALAVER = (sys.executable, "-c", "from palaver.cli import main; main()")
+COMMAND = (*PALAVER, "chat")
 TIMEOUT_SECONDS = 20.0
 """The command takes a moment to start."""
 ROWS = 50
 
 
 class TerminalSession:
-    """A terminal that runs ``palaver chat``."""
+    """A terminal that runs a command."""
 
     def __init__(self, process: asyncio.subprocess.Process, terminal: int) -> None:
         self.process = process
@@ -63,20 +64,29 @@ async def open_terminal(
     address: str, *arguments: str, columns: int = 80
 ) -> AsyncIterator[TerminalSession]:
     """Run ``palaver chat`` with the server at ``address``, and wait for its prompt."""
+    async with run_in_terminal(
+        *COMMAND, f"--url={address}", *arguments, columns=columns
+    ) as session:
+        await session.wait_for("> ")
+        yield session
+
+
+@contextlib.asynccontextmanager
+async def run_in_terminal(*command: str, columns: int = 80) -> AsyncIterator[TerminalSession]:
+    """Run a command in a terminal of its own."""
     terminal, other_side = pty.openpty()
     fcntl.ioctl(other_side, termios.TIOCSWINSZ, struct.pack("4H", ROWS, columns, 0, 0))
     process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        f"--url={address}",
-        *arguments,
+        *command,
         stdin=other_side,
         stdout=other_side,
+        stderr=other_side,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         start_new_session=True,
     )
     os.close(other_side)
     session = TerminalSession(process, terminal)
     try:
-        await session.wait_for("> ")
         yield session
     finally:
         asyncio.get_running_loop().remove_reader(terminal)

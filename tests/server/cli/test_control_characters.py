@@ -129,6 +129,7 @@ def hostile_server() -> Iterator[str]:
     async def serve() -> None:
         application = web.Application()
         application.router.add_get("/ws", speak)
+        application.router.add_get("/v1/models", list_models)
         application.router.add_route("*", "/{path:.*}", refuse)
         runner = web.AppRunner(application)
         await runner.setup()
@@ -145,6 +146,10 @@ def hostile_server() -> Iterator[str]:
     yield address[0]
     stop.set()
     thread.join(5)
+
+
+async def list_models(request: web.Request) -> web.Response:
+    return web.json_response({"data": [{"id": HOSTILE}, {"id": HOSTILE_NAME}]})
 
 
 async def refuse(request: web.Request) -> web.Response:
@@ -257,6 +262,7 @@ SCENARIOS: dict[str, Scenario] = {
     "models list": after(Installation.add_model, "models", "list"),
     "models pull": run_only("models", "pull", HOSTILE),
     "models remove": after(Installation.add_model, "models", "remove", "hostile"),
+    "models setup": with_server("models", "setup", "--model=walker"),
     "models use": run_only("models", "use", HOSTILE),
     "serve": run_only("serve", f"--host={HOSTILE}"),
     "skills list": run_only("skills", "list", HOSTILE),

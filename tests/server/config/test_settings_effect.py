@@ -186,6 +186,9 @@ COVERED = {
     "models.hub_token": (
         "tests/server/models/test_hub.py::test_a_gated_model_is_downloaded_with_the_token_of_the_settings"
     ),
+    "models.server_ports": (
+        "tests/server/web/test_setup_api.py::test_servers_of_this_machine_are_listed"
+    ),
     "routing.default": f"{THIS}::test_the_default_skill_answers_when_no_skill_fits",
     "routing.threshold": f"{THIS}::test_a_choice_by_meaning_must_reach_the_threshold",
     "routing.margin": f"{THIS}::test_a_choice_by_meaning_must_lead_by_the_margin",

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from tests.plugins.engines.models import write_model
+from tests.server.models.copies import copy_starter
 from tests.server.models.gguf_files import write_header_file
 from tests.server.models.hub_server import COMMIT, FakeHub, Repository
 
@@ -567,3 +568,24 @@ async def test_one_command_at_a_time_downloads_a_model(tiny: Path, tmp_path: Pat
         (removed,) = await terminal.run_all(["models", "remove", "tiny"])
         assert removed.output.startswith("Removed 'tiny' and its files, ")
         assert not await terminal.unfinished()
+
+
+async def test_setup_downloads_with_progress_tries_the_model_and_makes_it_current(
+    tmp_path: Path,
+) -> None:
+    starter = await asyncio.to_thread(lambda: Repository.of(copy_starter(tmp_path / "small")))
+    hub = FakeHub(acme__small=starter)
+    async with serving(hub, tmp_path) as terminal:
+        result = await terminal.run("models", "setup", "--hub", "acme/small")
+        assert (result.status, result.output.splitlines()[1]) == (0, "Next: palaver serve"), result
+        lines = result.errors.splitlines()
+        assert lines[0] == "Downloading small …"
+        assert lines[-2].startswith("100 % ")
+        assert lines[-1] == "Trying small …"
+        assert '"current": "small"' in (terminal.data / "models" / "models.json").read_text()
+        gets = len(hub.gets)
+        again = await terminal.run("models", "setup", "--hub", "acme/small")
+        assert (again.status, len(hub.gets)) == (0, gets)
+        unknown = await terminal.run("models", "setup", "--hub", "acme/large")
+        assert unknown.status == 2
+        assert "the hub has no model 'acme/large'" in unknown.errors

@@ -20,6 +20,7 @@ from palaver.config.settings import (
     DispatchSettings,
     FilesSettings,
     LedgerSettings,
+    ModelsSettings,
     RoutingSettings,
     ServerSettings,
     Settings,
@@ -213,6 +214,7 @@ async def open_live_server(
     file_store: FileStore | None = None,
     knowledge: KnowledgeBase | None = None,
     agents: AgentSettings | None = None,
+    models: ModelsSettings | None = None,
     **server: Any,  # fields of ServerSettings
 ) -> AsyncIterator[LiveServer]:
     settings = Settings(
@@ -225,6 +227,7 @@ async def open_live_server(
         dispatch=dispatch or PATIENT,
         files=files or FilesSettings(),
         agents=agents or AgentSettings(),
+        models=models or ModelsSettings(),
         routing=RoutingSettings(default="parrot", threshold=1.0, consult_engine=False),
         concurrency_policy=concurrency_policy or ConcurrencyPolicySettings(),
     )

@@ -335,6 +335,16 @@ ROUTES: dict[tuple[str, str], Row] = {
     ("DELETE", "/v1/channels/{channel}/people/{person}"): Row(
         "operators", f"/v1/channels/channel-0/people/{PAIRED}?tenant={TENANT}", has(PAIRED)
     ),
+    **{
+        (method, path): Row("operators", path, has("palaver serve"), body)
+        for method, path, body in (
+            ("GET", "/v1/setup", None),
+            ("POST", "/v1/setup", {"kind": "added", "name": "starter"}),
+            ("DELETE", "/v1/setup", None),
+            ("GET", "/v1/setup/servers", None),
+            ("POST", "/v1/setup/models", {"url": "http://127.0.0.1:1"}),
+        )
+    },
     ("GET", "/v1/tool-sources"): Row("operators", "/v1/tool-sources", has('"sources":[]')),
     ("POST", "/v1/tool-sources/{source}/approvals"): Row(
         "operators", "/v1/tool-sources/mcp/approvals", has("no tool source"), {"digests": {}}
@@ -574,12 +584,13 @@ def served_routes(
 CALLERS: tuple[Caller, ...] = get_args(Caller)
 SERVED = served_routes(open_channels())
 SHARES = "/v1/conversations/{thread}/shares"
+OPERATORS = ("/v1/channels", "/v1/tool-sources", "/v1/setup")
 NOT_FOR_VISITORS = {
     ("GET", SHARES),
     ("POST", SHARES),
     ("DELETE", f"{SHARES}/{{share}}"),
     ("GET", "/metrics"),
-    *(route for route in SERVED if route[1].startswith(("/v1/channels", "/v1/tool-sources"))),
+    *(route for route in SERVED if route[1].startswith(OPERATORS)),
     *(route for route in set(SERVED) - set(served_routes(())) if SERVED[route][0] is not None),
 }
 """Those of shares, operators and channels: visitors publish nothing, and use no API for programs.

@@ -1,1 +1,1 @@
-export{a as Conversation,o as ConversationState,t as Palaver,c as Ratings,i as RequestError,f as TokenRefused,s as Turn,n as attachedFiles,l as canRetry,r as isStoredFile,u as isTemporary,d as newId}from"./src-kjyAnrYC.js";
+export{a as Conversation,o as ConversationState,t as Palaver,c as Ratings,i as RequestError,f as TokenRefused,s as Turn,n as attachedFiles,l as canRetry,r as isStoredFile,u as isTemporary,d as newId}from"./src-DQ9RhOVq.js";

@@ -11,8 +11,10 @@ import { Header } from "./header";
 import { KeyDialog } from "./key_dialog";
 import { useConversation } from "./live";
 import { show, thread } from "./location";
+import { isConnecting } from "./model_setup";
 import { NoticeLine } from "./notice";
 import { preferences, setPreference } from "./preferences";
+import { watchRestarts } from "./server";
 import { SettingsDialog } from "./settings_dialog";
 import { handleShortcut } from "./shortcuts";
 import { ShortcutsDialog } from "./shortcuts_dialog";
@@ -29,7 +31,9 @@ export function App() {
   const id = useSignal(thread);
   const conversation = useConversation(client, id);
   const [dialog, setDialog] = useState<DialogName>(null);
+  const connecting = useConnectDialog();
   const sidebar = useSidebar();
+  useEffect(() => (conversation ? watchRestarts(conversation) : undefined), [conversation]);
 
   const create = () => {
     show(newId());
@@ -76,9 +80,20 @@ export function App() {
       {conversation && <KeyDialog conversation={conversation} />}
       {dialog === "settings" && <SettingsDialog onClose={() => setDialog(null)} onData={() => setDialog("data")} />}
       {dialog === "data" && <DataDialog onClose={() => setDialog(null)} />}
+      {connecting && <connecting.ConnectDialog onClose={() => (isConnecting.value = false)} />}
       {dialog === "shortcuts" && <ShortcutsDialog onClose={() => setDialog(null)} />}
     </>
   );
+}
+
+/** Return the dialog that connects another model, once it is wanted and loaded. */
+function useConnectDialog() {
+  const isOpen = useSignal(isConnecting);
+  const [loaded, setLoaded] = useState<typeof import("./connect_dialog") | null>(null);
+  useEffect(() => {
+    if (isOpen) void import("./connect_dialog").then(setLoaded, () => (isConnecting.value = false));
+  }, [isOpen]);
+  return isOpen ? loaded : null;
 }
 
 async function copyNewestReply(conversation: Conversation): Promise<void> {

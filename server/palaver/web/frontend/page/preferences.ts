@@ -12,10 +12,18 @@ export interface Preferences {
   /** A language code; empty: the browser's. */
   language: string;
   isSidebarOpen: boolean;
+  /** The card about a real model was closed. */
+  isConnectHidden: boolean;
 }
 
 const KEY = "palaver.preferences";
-const DEFAULTS: Preferences = { theme: "system", textSize: "normal", language: "", isSidebarOpen: true };
+const DEFAULTS: Preferences = {
+  theme: "system",
+  textSize: "normal",
+  language: "",
+  isSidebarOpen: true,
+  isConnectHidden: false,
+};
 
 export const preferences = new Signal<Preferences>({ ...DEFAULTS, ...readJson<Partial<Preferences>>(KEY, {}) });
 

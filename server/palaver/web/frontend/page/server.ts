@@ -1,6 +1,6 @@
 /** The server of the page, as this tab talks to it. */
 
-import { Palaver } from "palaver-client";
+import { type Conversation, Palaver } from "palaver-client";
 
 import { about, me, palaver, skills } from "./client";
 import { local, session } from "./storage";
@@ -65,6 +65,26 @@ export async function loadServerInfo(): Promise<void> {
   } catch {
     // The websocket shows the problem.
   }
+}
+
+/** Read about the server again after a lost connection: it may have restarted with another model.
+ * Return a function that ends it. */
+export function watchRestarts(conversation: Conversation): () => void {
+  let isLost = false;
+  const handle = () => {
+    if (conversation.status === "reconnecting") isLost = true;
+    if (conversation.status !== "open" || !isLost) return;
+    isLost = false;
+    void loadAbout();
+  };
+  conversation.addEventListener("status", handle);
+  return () => conversation.removeEventListener("status", handle);
+}
+
+async function loadAbout(): Promise<void> {
+  const { value: client } = palaver;
+  const loaded = await client.about().catch(() => null);
+  if (loaded && client === palaver.value) about.value = loaded;
 }
 
 function keepAccepted(token: string | null): void {

@@ -1,13 +1,20 @@
 /** The settings of this browser. */
 
 import { AccountSection } from "./account_section";
+import { about } from "./client";
 import { Dialog } from "./dialog";
+import { isConnecting } from "./model_setup";
 import { type Preferences, TEXT_SIZES, THEMES, preferences, setPreference } from "./preferences";
 import { useSignal } from "./signal";
 import { LANGUAGES, t } from "./strings";
 
 export function SettingsDialog({ onClose, onData }: { onClose: () => void; onData: () => void }) {
   const { theme, textSize, language } = useSignal(preferences);
+  const info = useSignal(about);
+  const connect = () => {
+    onClose();
+    isConnecting.value = true;
+  };
   return (
     <Dialog title={t.settings} onClose={onClose}>
       <Choice label={t.appearance} name="theme" value={theme} options={THEMES} names={t.theme} />
@@ -23,6 +30,13 @@ export function SettingsDialog({ onClose, onData }: { onClose: () => void; onDat
           ))}
         </select>
       </label>
+      {info?.setup && (
+        <fieldset class="setting">
+          <legend>{t.connect.model}</legend>
+          <p dir="auto">{info.model}</p>
+          <button type="button" class="chip" onClick={connect}>{t.connect.title}</button>
+        </fieldset>
+      )}
       <AccountSection onData={onData} onClose={onClose} />
     </Dialog>
   );

@@ -12,6 +12,7 @@ import "./style/highlight.css";
 import "./style/composer.css";
 import "./style/picker.css";
 import "./style/dialogs.css";
+import "./style/connect.css";
 
 import { CodeTools } from "./code_tools";
 import { formatDay } from "./dates";

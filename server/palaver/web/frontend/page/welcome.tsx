@@ -1,6 +1,7 @@
 /** What an empty conversation shows: messages to begin with, and the skills. */
 
 import { skills } from "./client";
+import { ConnectCard } from "./connect_card";
 import { useSignal } from "./signal";
 import { t } from "./strings";
 
@@ -23,6 +24,7 @@ export function Welcome({ onChoose, onSend }: Properties) {
     <section id="empty-state" aria-labelledby="greeting">
       <h2 id="greeting">{t.greeting}</h2>
       <p>{t.greetingText}</p>
+      <ConnectCard />
       {prompts.length > 0 && (
         <ul class="prompts" aria-label={t.prompts}>
           {prompts.map((prompt) => (

@@ -36,6 +36,8 @@ export interface ServerInfo {
   files: FileLimits | null;
   /** The skill that answers a message with images sees them. */
   vision: boolean;
+  /** The caller may connect another model to the server. */
+  setup: boolean;
 }
 
 /** The person that the server takes the caller for. */
@@ -171,22 +173,22 @@ export class Palaver {
   }
 
   async change(thread: string, change: ConversationChange): Promise<ListedConversation> {
-    return this.#request("PATCH", pathOf(thread), change);
+    return this.request("PATCH", pathOf(thread), change);
   }
 
   /** Let the model make a title, where there is none. */
   async makeTitle(thread: string): Promise<ListedConversation> {
-    return this.#request("POST", `${pathOf(thread)}/title`);
+    return this.request("POST", `${pathOf(thread)}/title`);
   }
 
   /** Erase a conversation, or one's own part of it where it has other members. */
   async remove(thread: string): Promise<Erasure> {
-    return this.#request("DELETE", pathOf(thread));
+    return this.request("DELETE", pathOf(thread));
   }
 
   /** Replace the text of one's own message in the history; the reply stays. */
   async revise(thread: string, turn: string, text: string): Promise<void> {
-    await this.#request("PATCH", `${pathOf(thread)}/turns/${encodeURIComponent(turn)}`, { text });
+    await this.request("PATCH", `${pathOf(thread)}/turns/${encodeURIComponent(turn)}`, { text });
   }
 
   async me(): Promise<Identity> {
@@ -202,11 +204,11 @@ export class Palaver {
 
   /** Share the conversation as it is now. */
   async share(thread: string): Promise<Share> {
-    return this.#request("POST", `${pathOf(thread)}/shares`);
+    return this.request("POST", `${pathOf(thread)}/shares`);
   }
 
   async revokeShare(thread: string, id: string): Promise<void> {
-    await this.#request("DELETE", `${pathOf(thread)}/shares/${encodeURIComponent(id)}`);
+    await this.request("DELETE", `${pathOf(thread)}/shares/${encodeURIComponent(id)}`);
   }
 
   /** Return what a share shows; anybody may. */
@@ -237,7 +239,7 @@ export class Palaver {
   }
 
   async deleteFile(id: string): Promise<void> {
-    await this.#request("DELETE", `/v1/files/${encodeURIComponent(id)}`);
+    await this.request("DELETE", `/v1/files/${encodeURIComponent(id)}`);
   }
 
   /** Return the content of a file that was sent in a conversation. */
@@ -254,11 +256,11 @@ export class Palaver {
 
   /** Rate the reply of a turn; it replaces an earlier rating. */
   async giveFeedback(thread: string, turn: string, opinion: Opinion): Promise<Feedback> {
-    return this.#request("PUT", feedbackPathOf(thread, turn), opinion);
+    return this.request("PUT", feedbackPathOf(thread, turn), opinion);
   }
 
   async withdrawFeedback(thread: string, turn: string): Promise<void> {
-    await this.#request("DELETE", feedbackPathOf(thread, turn));
+    await this.request("DELETE", feedbackPathOf(thread, turn));
   }
 
   // The person's data
@@ -275,7 +277,7 @@ export class Palaver {
 
   /** Erase everything that is stored about the person. */
   async eraseData(): Promise<Erasure> {
-    return this.#request("POST", "/v1/erase");
+    return this.request("POST", "/v1/erase");
   }
 
   /** Return a whole conversation as Markdown or JSON. */
@@ -285,10 +287,11 @@ export class Palaver {
 
   /** Return the JSON at a path. Throws `RequestError`. */
   async get<Body>(path: string): Promise<Body> {
-    return this.#request("GET", path);
+    return this.request("GET", path);
   }
 
-  async #request<Body>(method: string, path: string, body?: object): Promise<Body> {
+  /** Send a request of the HTTP API and return the JSON of its response. Throws `RequestError`. */
+  async request<Body>(method: string, path: string, body?: object): Promise<Body> {
     return (await this.#fetch(method, path, body)).json() as Promise<Body>;
   }
 
