@@ -14,6 +14,7 @@ from palaver.cli.console import CommandGroup, Console
 from palaver.cli.deadletters import deadletters
 from palaver.cli.evaluate import evaluate
 from palaver.cli.feedback import feedback
+from palaver.cli.healthcheck import healthcheck
 from palaver.cli.logs import logging_interpreter_errors
 from palaver.cli.models import models
 from palaver.cli.models_setup import setup
@@ -52,6 +53,7 @@ COMMANDS = (
     evaluate,
     export,
     feedback,
+    healthcheck,
     models,
     serve,
     skills,

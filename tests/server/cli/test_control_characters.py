@@ -130,6 +130,7 @@ def hostile_server() -> Iterator[str]:
         application = web.Application()
         application.router.add_get("/ws", speak)
         application.router.add_get("/v1/models", list_models)
+        application.router.add_get("/readyz", report_problem)
         application.router.add_route("*", "/{path:.*}", refuse)
         runner = web.AppRunner(application)
         await runner.setup()
@@ -154,6 +155,10 @@ async def list_models(request: web.Request) -> web.Response:
 
 async def refuse(request: web.Request) -> web.Response:
     return web.json_response({"error": {"code": "x", "message": HOSTILE}}, status=400)
+
+
+async def report_problem(request: web.Request) -> web.Response:
+    return web.json_response({"status": "x", "problems": {HOSTILE: HOSTILE}}, status=503)
 
 
 async def speak(request: web.Request) -> web.WebSocketResponse:
@@ -246,6 +251,7 @@ SCENARIOS: dict[str, Scenario] = {
     "evaluate run": after(Installation.add_suite, "evaluate", "run", "hostile.toml"),
     "export": after(Installation.add_dead_letter, "export", "--person=ada"),
     "feedback export": after(Installation.add_feedback, "feedback", "export"),
+    "healthcheck": with_server("healthcheck"),
     "knowledge add": lambda installation, server: installation.run(
         "knowledge", "add", HOSTILE_NAME
     ),

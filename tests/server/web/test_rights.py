@@ -12,6 +12,7 @@ from tests.server.web.test_api import MESSAGES
 
 from palaver.authentication import RIGHTS, find_key_problems, public
 from palaver.channels import ConversationService
+from palaver.cli.healthcheck import find_problem
 from palaver.config.loading import load_settings
 from palaver.config.settings import AuthKey, AuthSettings, Right, Secret
 from palaver.errors import ConfigurationError, LedgerUnavailable
@@ -180,6 +181,9 @@ async def test_readiness_has_details_for_operators_only() -> None:
         assert "10.0.0.7" in answer["problems"]["ledger"]
         status, answer = await unready.get("/readyz", headers={"Authorization": "Bearer wrong"})
         assert (status, answer["error"]["code"]) == (401, "unauthenticated")
+        problem = await find_problem(unready.address, header("operate")["Authorization"][7:])
+        assert "10.0.0.7" in problem
+        assert await find_problem(unready.address, None) == "ledger: ledger_unavailable"
 
 
 async def test_without_keys_readiness_has_details_for_this_machine_only() -> None:
