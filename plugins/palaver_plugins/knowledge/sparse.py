@@ -1,5 +1,6 @@
-"""Words as sparse vectors: each word is a dimension, and BM25 their product, times the rarity of
-words that the store counts. The words are those of the SQLite store, with the same stems."""
+"""Words as numbers, for stores with an index of their own: the words of the SQLite store, with the
+same stems. As a sparse vector, each word is a dimension; BM25 is the product of two, times the
+rarity of words that the store counts."""
 
 import contextlib
 import hashlib
@@ -27,42 +28,51 @@ class SparseVector(NamedTuple):
     values: list[float]
 
 
-def weigh_passages(title: str, passages: Sequence[PassageText]) -> list[SparseVector]:
-    """Return the words of a document's passages, weighted by their frequency and position."""
+def count_words(title: str, passages: Sequence[PassageText]) -> list[Counter[tuple[int, str]]]:
+    """Return how often each word is in the columns title, section and body of a document's
+    passages, by the number of the word."""
     heading = index_terms(title)
     following = [*(text for _, text in passages[1:]), ""]
     texts = [
         (heading, index_terms(section), index_terms(finish_word(text, next_text)))
         for (section, text), next_text in zip(passages, following, strict=True)
     ]
-    return list(map(_weigh_words, _count_stems(texts)))
+    return list(map(_number_stems, _count_stems(texts)))
 
 
-def _weigh_words(counts: Counter[tuple[str, str]]) -> SparseVector:
-    length = sum(counts.values())
-    frequencies: defaultdict[int, float] = defaultdict(float)
-    for (word, column), count in counts.items():
-        for dimension in _find_dimensions(word):
-            frequencies[dimension] += _WEIGHTS[column] * count
-    penalty = SATURATION * (1 - LENGTH_WEIGHT + LENGTH_WEIGHT * length / AVERAGE_WORDS)
-    weights = {
-        dimension: frequency * (SATURATION + 1) / (frequency + penalty)
-        for dimension, frequency in frequencies.items()
-    }
-    return _make_vector(weights)
-
-
-def weigh_question(question: str) -> SparseVector:
-    """Return the words of a question, each with the weight 1."""
+def number_question(question: str) -> list[int]:
+    """Return the numbers of a question's words."""
     terms = query_terms(question)
     beginnings = [term for term in terms if term.endswith("*")]
     whole = " ".join(term.strip('"') for term in terms if not term.endswith("*"))
-    [counts] = _count_stems([("", "", whole)])
-    words = [*(word for word, _ in counts), *(f"{term[1:-2]}*" for term in beginnings)]
-    return _make_vector({_number_of(word): 1.0 for word in words})
+    [stems] = _count_stems([("", "", whole)])
+    words = [*(stem for stem, _ in stems), *(f"{term[1:-2]}*" for term in beginnings)]
+    return sorted(set(map(_number_of, words)))
 
 
-def _find_dimensions(word: str) -> Iterator[int]:
+def weigh_words(counts: Counter[tuple[int, str]]) -> SparseVector:
+    """Return the words of a passage, weighted by their frequency and position."""
+    frequencies: defaultdict[int, float] = defaultdict(float)
+    for (number, column), count in counts.items():
+        frequencies[number] += _WEIGHTS[column] * count
+    length = sum(counts.values())
+    penalty = SATURATION * (1 - LENGTH_WEIGHT + LENGTH_WEIGHT * length / AVERAGE_WORDS)
+    indices = sorted(frequencies)
+    weights = (frequencies[number] for number in indices)
+    return SparseVector(
+        indices, [weight * (SATURATION + 1) / (weight + penalty) for weight in weights]
+    )
+
+
+def _number_stems(stems: Counter[tuple[str, str]]) -> Counter[tuple[int, str]]:
+    numbered: Counter[tuple[int, str]] = Counter()
+    for (stem, column), count in stems.items():
+        for number in _find_numbers(stem):
+            numbered[number, column] += count
+    return numbered
+
+
+def _find_numbers(word: str) -> Iterator[int]:
     """Yield the numbers of a word and, in a script without spaces, of its beginning: a question may
     have a single character."""
     yield _number_of(word)
@@ -72,11 +82,6 @@ def _find_dimensions(word: str) -> Iterator[int]:
 
 def _number_of(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest())
-
-
-def _make_vector(weights: dict[int, float]) -> SparseVector:
-    indices = sorted(weights)
-    return SparseVector(indices, [weights[index] for index in indices])
 
 
 def _count_stems(texts: Sequence[tuple[str, str, str]]) -> list[Counter[tuple[str, str]]]:

@@ -1,7 +1,7 @@
 """The conformance suite of knowledge bases."""
 
 import dataclasses
-from typing import get_args
+from typing import Any, get_args
 
 from palaver import DEFAULT_COLLECTION, Document, KnowledgeBase, Passage, SearchByMeaning, SearchWay
 
@@ -89,6 +89,33 @@ async def check_collections(base: KnowledgeBase) -> None:
     for document in (*QUIET, *LOUD):
         assert await base.remove("birds", document.id)
     assert await base.documents("birds") == ()
+
+
+async def check_vectors(base: KnowledgeBase, embed: Any) -> None:
+    """Check what every knowledge base with vectors promises. ``embed`` returns those of a length
+    and notes the ``texts`` that it gets; "kitten" is near to "cat" for it. Any: of the test."""
+    assert isinstance(base, SearchByMeaning)
+    base.use_embeddings(embed(5), "axes")
+    await base.add("meaning", [CATS, DOGS])
+    assert await base.wait_until_embedded()
+    assert await best(base, "meaning", "kitten") == CATS.text
+    again = embed(5)
+    base.use_embeddings(again, "axes")
+    await base.add("meaning", [dataclasses.replace(CATS, collection="pets")])
+    assert await base.wait_until_embedded()
+    assert again.texts == [], "a passage whose text stays keeps its vector"
+    [moved] = await base.search_by("vectors", "meaning", "kitten", 3, frozenset(["pets"]))
+    assert moved.text == CATS.text
+    before = await base.search("meaning", "cats sleep", 2)
+    await base.add("other", [dataclasses.replace(CATS, id=f"cat {n}") for n in range(9)])
+    assert await base.wait_until_embedded()
+    after = await base.search("meaning", "cats sleep", 2)
+    assert after == before, "the rarity of words is that of the tenant"
+    for name in ("longer", "axes", "axes"):
+        base.use_embeddings(embed(6), name)
+        await base.add("meaning", [NEWER])
+        assert await base.wait_until_embedded()
+        assert await best(base, "meaning", "kitten") == NEWER.text
 
 
 async def find_ids(base: KnowledgeBase, collections: set[str]) -> set[str]:

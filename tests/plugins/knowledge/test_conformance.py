@@ -1,18 +1,24 @@
 """Every knowledge base of the project keeps the promises of `palaver.KnowledgeBase`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 from tests.plugins.knowledge.qdrant_server import QdrantServer, serve
-from tests.plugins.knowledge.suite import check_knowledge_base
+from tests.plugins.knowledge.redis_search import SearchServer, needs_query_engine
+from tests.plugins.knowledge.suite import check_knowledge_base, check_vectors
+from tests.plugins.knowledge.test_sqlite import AxisEmbeddings
+from tests.plugins.ledgers.redis_server import run_server
 
-from palaver import Document
+from palaver import Document, KnowledgeBase
 from palaver.testing import ListKnowledge
 from palaver_plugins.knowledge.hybrid import HybridKnowledge
 from palaver_plugins.knowledge.qdrant.settings import QdrantSettings
 from palaver_plugins.knowledge.qdrant.store import QdrantKnowledge
+from palaver_plugins.knowledge.redis.settings import RedisKnowledgeSettings
+from palaver_plugins.knowledge.redis.store import RedisKnowledge
 from palaver_plugins.knowledge.sqlite import SqliteKnowledge
 
 
@@ -35,6 +41,9 @@ class SettlingSqlite(Settling, SqliteKnowledge): ...
 
 
 class SettlingQdrant(Settling, QdrantKnowledge): ...
+
+
+class SettlingRedis(Settling, RedisKnowledge): ...
 
 
 async def test_the_embedded_one_passes_the_suite(tmp_path: Path) -> None:
@@ -60,6 +69,47 @@ async def test_qdrants_local_mode_over_http_passes_the_suite(kind: type[QdrantKn
         if kind is SettlingQdrant:
             base.use_embeddings(count_letters, "letters")
         await check_knowledge_base(base)
+        await base.close()
+
+
+@needs_query_engine
+@pytest.mark.parametrize("kind", [RedisKnowledge, SettlingRedis])
+async def test_redis_passes_the_suite(kind: type[RedisKnowledge]) -> None:
+    async with run_server(SearchServer, {}) as server:
+        base = kind(RedisKnowledgeSettings(url=server.url))
+        await base.start()
+        if kind is SettlingRedis:
+            base.use_embeddings(count_letters, "letters")
+        await check_knowledge_base(base)
+        await base.close()
+
+
+@asynccontextmanager
+async def sqlite_store(path: Path) -> AsyncIterator[KnowledgeBase]:
+    yield SqliteKnowledge(path / "knowledge.sqlite", embeddings=True)
+
+
+@asynccontextmanager
+async def qdrant_store(path: Path) -> AsyncIterator[KnowledgeBase]:
+    async with serve(QdrantServer()) as url:
+        yield QdrantKnowledge(QdrantSettings(url=url))
+
+
+@asynccontextmanager
+async def redis_store(path: Path) -> AsyncIterator[KnowledgeBase]:
+    async with run_server(SearchServer, {}) as server:
+        yield RedisKnowledge(RedisKnowledgeSettings(url=server.url))
+
+
+@pytest.mark.parametrize(
+    "store", [sqlite_store, qdrant_store, pytest.param(redis_store, marks=needs_query_engine)]
+)
+async def test_vectors_follow_texts_and_models(
+    store: Callable[[Path], AbstractAsyncContextManager[KnowledgeBase]], tmp_path: Path
+) -> None:
+    async with store(tmp_path) as base:
+        await base.start()
+        await check_vectors(base, lambda size: AxisEmbeddings(size=size))
         await base.close()
 
 

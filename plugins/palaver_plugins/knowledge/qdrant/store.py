@@ -29,7 +29,12 @@ from palaver_plugins.knowledge.ranking import (
     rank_by_coverage,
     text_to_embed,
 )
-from palaver_plugins.knowledge.sparse import SparseVector, weigh_passages, weigh_question
+from palaver_plugins.knowledge.sparse import (
+    SparseVector,
+    count_words,
+    number_question,
+    weigh_words,
+)
 
 OLDEST_VERSION = 1, 19
 """The first one that counts the rarity of words by tenant."""
@@ -221,14 +226,14 @@ class QdrantKnowledge(HybridKnowledge):
     async def _rank_by_words(
         self, tenant: str, query: str, limit: int, collections: frozenset[str] | None
     ) -> list[Ranked]:
-        words = await asyncio.to_thread(weigh_question, query)
-        if not words.indices or collections == frozenset():
+        words = await asyncio.to_thread(number_question, query)
+        if not words or collections == frozenset():
             return []
         corpus = models.IdfCorpusParams(corpus=_match(tenant=tenant))
         async with self._errors():
             found = await self._client.query_points(
                 self._points,
-                query=models.SparseVector(**words._asdict()),
+                query=models.SparseVector(indices=words, values=[1.0] * len(words)),
                 using=WORDS,
                 query_filter=_match(tenant=tenant, collection=collections),
                 search_params=models.SearchParams(idf=corpus),
@@ -242,7 +247,7 @@ class QdrantKnowledge(HybridKnowledge):
             rank_by_coverage,
             query,
             {key: point.score for key, point in points.items()},
-            [[key for key in points if word in own[key]] for word in words.indices],
+            [[key for key in points if word in own[key]] for word in words],
             {key: text_to_embed(**point.payload) for key, point in points.items()},
         )
         return ranked[:limit]
@@ -419,11 +424,11 @@ def _make_passages(tenant: str, document: Document, version: str) -> list[_NewPa
                 "number": number,
                 "text": text,
             },
-            words=words,
+            words=weigh_words(words),
             content=_hash(text_to_embed(title, section, text)),
         )
         for number, ((section, text), words) in enumerate(
-            zip(split, weigh_passages(title, split), strict=True), 1
+            zip(split, count_words(title, split), strict=True), 1
         )
     ]
 
