@@ -81,8 +81,11 @@ class Fetcher:
     async def __aexit__(self, *error: object) -> None:
         await self._client.__aexit__(*error)
 
-    async def fetch(self, url: str, written: Iterable[str]) -> FetchedFile:
-        """Return the file at a URL. ``written`` are the texts of the people in the conversation.
+    async def fetch(
+        self, url: str, written: Iterable[str], *, any_type: bool = False
+    ) -> FetchedFile:
+        """Return the file at a URL, which is a text or PDF, or of ``any_type``. ``written`` are the
+        texts of the people in the conversation.
 
         Raises `Forbidden` for an address that the operator does not allow, and `InvalidInput`; both
         with a sentence for the model.
@@ -95,16 +98,16 @@ class Fetcher:
             )
         try:
             async with self._fetches, asyncio.timeout(self._settings.timeout):
-                return await self._follow(parsed)
+                return await self._follow(parsed, any_type)
         except TimeoutError:
             seconds = self._settings.timeout
             raise InvalidInput(f"{parsed.host!r} did not answer in {seconds:g} s.") from None
 
-    async def _follow(self, url: URL) -> FetchedFile:
+    async def _follow(self, url: URL, any_type: bool) -> FetchedFile:
         for _ in range(MAX_REDIRECTS + 1):
             response = await self._get(url)
             if response.status not in REDIRECTS:
-                return _make_file(url, response)
+                return _make_file(url, response, any_type)
             try:
                 url = _parse(str(url.join(URL(response.headers.get("Location", "")))))
             except ValueError:
@@ -142,8 +145,9 @@ def _parse(url: str) -> URL:
     return parsed
 
 
-def _make_file(url: URL, response: OutboundContent) -> FetchedFile:
-    """Return the file of a response. Raises `InvalidInput` unless it succeeded and holds text."""
+def _make_file(url: URL, response: OutboundContent, any_type: bool) -> FetchedFile:
+    """Return the file of a response. Raises `InvalidInput` unless it succeeded and holds text, or
+    is of ``any_type``."""
     if response.status != 200:
         raise InvalidInput(f"{url.host!r} answered with the status {response.status}.")
     headers = Headers()
@@ -153,7 +157,8 @@ def _make_file(url: URL, response: OutboundContent) -> FetchedFile:
         media_type = "text/html"
     elif _TEXT_TYPES.fullmatch(media_type):
         media_type = "text/plain"
-    if not media_type.startswith("text/") and media_type != "application/pdf":
+    is_text = media_type.startswith("text/") or media_type == "application/pdf"
+    if not is_text and not any_type:
         raise InvalidInput(f"{url.host!r} sent a file of the type {media_type}, which is no text.")
     return FetchedFile(
         url=str(url),

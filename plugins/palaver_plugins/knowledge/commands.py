@@ -175,6 +175,14 @@ class Fetched(Protocol):
     def content(self) -> bytes: ...
 
 
+class Fetch(Protocol):
+    """Fetching of a page by the rules of the settings ``[fetch]``."""
+
+    async def __call__(
+        self, url: str, written: Iterable[str], *, any_type: bool = False
+    ) -> Fetched: ...
+
+
 class _Work:
     """Work of one command: sources that become documents, and the report about them."""
 
@@ -212,14 +220,14 @@ class _Work:
         self,
         base: KnowledgeBase,
         url: str,
-        fetch: Callable[[str, Iterable[str]], Awaitable[Fetched]],
+        fetch: Fetch,
     ) -> None:
         async def load(address: str) -> Loaded:
             file = await fetch(address, ())
             return Loaded(file.name, file.media_type, file.content)
 
         async def load_sitemap(address: str) -> bytes:
-            return (await load(address)).content
+            return (await fetch(address, (), any_type=True)).content  # it may be compressed
 
         try:
             pages = await find_pages(url, load_sitemap, lambda *note: self._notes.append(note))

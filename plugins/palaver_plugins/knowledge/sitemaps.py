@@ -1,5 +1,6 @@
 """Sitemaps (sitemaps.org): the pages of a web site, with the times of their last changes."""
 
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -8,6 +9,8 @@ from xml.parsers import expat
 from palaver import InvalidInput
 
 MAX_PAGES = 50_000
+MAX_BYTES = 50 << 20
+"""Bytes of a sitemap that was compressed: the protocol's own limit."""
 MAX_SITEMAPS = 100
 """Sitemaps that one index may name."""
 MAX_TEXT = 2_000
@@ -53,15 +56,30 @@ async def find_pages(url: str, load: Load, note: Callable[[str, str], None]) -> 
 
 
 def parse_sitemap(content: bytes) -> tuple[list[Page], list[Page]]:
-    """Return the pages and the sitemaps that a sitemap names. Raises `InvalidInput`."""
+    """Return the pages and the sitemaps that a sitemap, which may be compressed by gzip, names.
+    Raises `InvalidInput`."""
     reader = _Reader()
     try:
-        reader.parser.Parse(content, True)
-    except (expat.ExpatError, ValueError, LookupError) as error:
+        reader.parser.Parse(_decompress(content), True)
+    except (expat.ExpatError, zlib.error, ValueError, LookupError) as error:
         raise InvalidInput(f"it is no sitemap: {error}") from error
     if reader.root not in ("urlset", "sitemapindex"):
         raise InvalidInput(f"it is no sitemap: its root element is {reader.root!r}")
     return reader.pages, reader.sitemaps
+
+
+def _decompress(content: bytes) -> bytes:
+    """Return the content of a gzip file, and other content as it is. Raises `ValueError` for a
+    file that is not whole or too long."""
+    if not content.startswith(b"\x1f\x8b"):
+        return content
+    reader = zlib.decompressobj(wbits=31)
+    found = reader.decompress(content, MAX_BYTES + 1)
+    if len(found) > MAX_BYTES:
+        raise ValueError(f"it is longer than {MAX_BYTES >> 20} MiB")
+    if not reader.eof:
+        raise ValueError("the compressed file is not whole")
+    return found
 
 
 class _Reader:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gzip
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from palaver import InvalidInput
 from palaver.cli.console import Console
 from palaver_plugins.knowledge import files
 from palaver_plugins.knowledge.commands import knowledge
-from palaver_plugins.knowledge.sitemaps import Page, find_pages, parse_sitemap
+from palaver_plugins.knowledge.sitemaps import MAX_BYTES, Page, find_pages, parse_sitemap
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +26,7 @@ class Site:
 
     def __init__(self, server: ThreadingHTTPServer) -> None:
         self.url = f"http://127.0.0.1:{server.server_address[1]}"
-        self.pages: dict[str, str] = {}
+        self.pages: dict[str, str | bytes] = {}
         self.asked: list[str] = []
 
     def write_sitemap(self, **changed: str) -> None:
@@ -50,10 +51,11 @@ class Handler(BaseHTTPRequestHandler):
         site.asked.append(self.path)
         page = site.pages.get(self.path)
         self.send_response(200 if page is not None else 404)
-        kind = "application/xml" if self.path.endswith(".xml") else "text/html"
+        kinds = {".xml": "application/xml", ".gz": "application/gzip"}
+        kind = kinds.get(Path(self.path).suffix, "text/html")
         self.send_header("Content-Type", kind)
         self.end_headers()
-        self.wfile.write((page or "").encode())
+        self.wfile.write(page if isinstance(page, bytes) else (page or "").encode())
 
     def log_message(self, format: str, *arguments: object) -> None:
         pass
@@ -263,6 +265,28 @@ async def test_an_index_names_sitemaps_and_other_hosts_are_left_out() -> None:
     )
     assert pages == [Page("https://a.example/x", "2026")]
     assert notes == ["https://b.example/2.xml", "https://b.example/y", "file:///etc/passwd"]
+
+
+def test_a_compressed_sitemap_is_read(console: Console, site: Site) -> None:
+    site.write_sitemap(cats="1")
+    sitemap = site.pages.pop("/sitemap.xml")
+    assert isinstance(sitemap, str)
+    site.pages["/sitemap.xml.gz"] = gzip.compress(sitemap.encode())
+    site.pages["/cats.html"] = "<p>Cats sleep.</p>"
+    assert "Added 1 document" in run(console, "sync", f"{site.url}/sitemap.xml.gz").output
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (gzip.compress(b"<urlset/>" + b" " * MAX_BYTES), "it is longer than 50 MiB"),
+        (gzip.compress(b"<urlset/>")[:-9], "the compressed file is not whole"),
+        (b"\x1f\x8bnonsense", "it is no sitemap: Error -3"),
+    ],
+)
+def test_a_compressed_sitemap_is_bounded(content: bytes, problem: str) -> None:
+    with pytest.raises(InvalidInput, match=problem):
+        parse_sitemap(content)
 
 
 @pytest.mark.parametrize(
