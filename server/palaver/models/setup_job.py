@@ -72,18 +72,23 @@ class ModelSetup:
         try:
             # The pipe stays open: its end tells the process that the server is gone.
             process.stdin.write(request + b"\n")
-            async for line in process.stdout:
-                self.progress = _decode_progress(line)
-                if self.progress.step in ("done", "failed"):
-                    break
-            else:
-                code = await process.wait()
-                problem = f"the trial of the model ended unexpectedly (code {code})"
-                self.progress = SetupProgress(step="failed", problem=problem)
+            last = await self._follow(process.stdout)
+            code = None if last else await process.wait()
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+        problem = f"the trial of the model ended unexpectedly (code {code})"
+        self.progress = last or SetupProgress(step="failed", problem=problem)
         if self.progress.step == "done":
             self.progress = msgspec.structs.replace(self.progress, step="restarting")
             self._restart()
+
+    async def _follow(self, lines: asyncio.StreamReader) -> SetupProgress | None:
+        """Show the progress, and return the last one; None: the process has ended without it."""
+        async for line in lines:
+            progress = _decode_progress(line)
+            if progress.step in ("done", "failed"):
+                return progress
+            self.progress = progress
+        return None

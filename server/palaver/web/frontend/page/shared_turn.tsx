@@ -3,10 +3,10 @@
 import { type HistoryEntry, Turn } from "palaver-client";
 
 import { Bubble } from "./bubble";
+import { titleOf } from "./names";
 import { Reply } from "./reply";
 import { nameOf } from "./sources";
 import { t } from "./strings";
-import { titleOf } from "./welcome";
 
 /** Return the turns of a history without ids: messages, then the reply to them. */
 export function turnsOf(history: HistoryEntry[]): Turn[] {

@@ -5,10 +5,10 @@ import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { about, skills } from "./client";
 import { Icon } from "./icon";
+import { titleOf } from "./names";
 import { useSignal } from "./signal";
 import { choices, chooseSkill, chosenSkill } from "./skill_choice";
 import { t } from "./strings";
-import { titleOf } from "./welcome";
 
 export function SkillPicker({ thread }: { thread: string }) {
   useSignal(choices);

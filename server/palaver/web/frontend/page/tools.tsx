@@ -3,8 +3,8 @@
 import type { ToolCall } from "palaver-client";
 
 import { Icon } from "./icon";
+import { titleOf } from "./names";
 import { t } from "./strings";
-import { titleOf } from "./welcome";
 
 const MAX_GIST = 200; // characters; what does not fit into the line is cut there
 

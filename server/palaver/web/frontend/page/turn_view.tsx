@@ -10,12 +10,12 @@ import type { BranchActions } from "./branches";
 import { Bubble } from "./bubble";
 import { formatClock, formatTime } from "./dates";
 import { MessageEditor } from "./message_editor";
+import { titleOf } from "./names";
 import { Reply } from "./reply";
 import { SourceMark, Sources } from "./sources";
 import type { ShownSources } from "./sources_panel";
 import { t } from "./strings";
 import { Tools } from "./tools";
-import { titleOf } from "./welcome";
 
 interface Properties {
   turn: Turn;

@@ -2,6 +2,7 @@
 
 import { skills } from "./client";
 import { ConnectCard } from "./connect_card";
+import { titleOf } from "./names";
 import { useSignal } from "./signal";
 import { t } from "./strings";
 
@@ -48,11 +49,4 @@ export function Welcome({ onChoose, onSend }: Properties) {
       </ul>
     </section>
   );
-}
-
-/** Return a skill's name as people read it. */
-export function titleOf(name: string): string {
-  if (name.length <= 3) return name.toUpperCase();
-  const words = name.replaceAll(/[-_]/g, " ");
-  return words.charAt(0).toUpperCase() + words.slice(1);
 }
