@@ -24,10 +24,10 @@ Matrix = npt.NDArray[np.float32]
 Vector = Sequence[float]
 RIDGE = 0.01
 """Penalty on the weights."""
-STEPS, RATE = 50, 0.5
+STEPS, RATE = 30, 0.5
 """Steps of gradient descent, and their size. More steps fit the examples, not new messages."""
-FOLDS, MANY_EXAMPLES, FOLDS_OF_MANY = 5, 500, 2
-"""Parts of the examples that are held out in turn; of many examples, the first parts are enough."""
+FOLDS, MANY_EXAMPLES = 5, 500
+"""Parts of the examples that are held out in turn; of many examples, the first part is enough."""
 SHARPNESS = (1.0, 1.4, 2.0, 2.8, 4.0)
 """Factors of the scores among which the held-out examples choose."""
 FALSE_REJECTIONS = 0.05
@@ -186,7 +186,7 @@ def _calibrate(similarities: Matrix, wanted: Matrix) -> tuple[float, float]:
     total = len(wanted)
     fold_of = np.arange(total) % FOLDS
     scores, truths = [], []
-    for fold in range(FOLDS if total <= MANY_EXAMPLES else FOLDS_OF_MANY):
+    for fold in range(FOLDS if total <= MANY_EXAMPLES else 1):
         kept, held = fold_of != fold, fold_of == fold
         shares, bias = _fit(similarities[np.ix_(kept, kept)], wanted[kept])
         scores.append(similarities[np.ix_(held, kept)] @ shares + bias)
