@@ -40,6 +40,7 @@ from palaver import (
     InvalidInput,
     OnText,
     PluginSettings,
+    PromptTooLong,
     Secret,
     ToolDefinition,
     Unsupported,
@@ -76,6 +77,8 @@ LOAD_STEP = 4
 """Generations. Servers that differ by less count as equal, and the prefix cache decides: the same
 beginning of a prompt goes to the same server."""
 STATS_TIMEOUT = 5.0  # seconds
+LEAST_TEXT = 200
+"""Characters to which a text is cut that a server refuses to embed: no model takes fewer."""
 BYTES_PER_TOKEN = 2
 """Bytes of the messages' JSON that count as one token where a server counts none."""
 TEMPLATE_TOKENS = 64
@@ -410,13 +413,25 @@ class OpenAIEngine:
             raise Unsupported("engine 'openai' cannot embed: set engine.openai.embedding_model")
         if not texts:
             return []
-        body = {"model": model, "input": list(texts), "encoding_format": "float"}
-        upstreams = self._embedding_upstreams or self._by_preference()
-        embeddings = await self._call_any(upstreams, lambda upstream: upstream.embed(body))
-        vectors = np.asarray(embeddings)
+        # OpenAI's own server refuses an empty text.
+        vectors = np.asarray(await self._embed(model, [text.strip() or "." for text in texts]))
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit: list[list[float]] = (vectors / np.maximum(lengths, 1e-12)).tolist()
         return unit
+
+    async def _embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+        """Return vectors of any length. Of texts that a server refuses, perhaps since one is longer
+        than its model takes, each is cut until the server takes it."""
+        body = {"model": model, "input": list(texts), "encoding_format": "float"}
+        upstreams = self._embedding_upstreams or self._by_preference()
+        try:
+            return await self._call_any(upstreams, lambda upstream: upstream.embed(body))
+        except (InvalidInput, PromptTooLong):
+            if len(texts) == 1 and len(texts[0]) <= LEAST_TEXT:
+                raise
+        if len(texts) == 1:
+            return await self._embed(model, [texts[0][: len(texts[0]) // 2]])
+        return [vector for text in texts for vector in await self._embed(model, [text])]
 
     async def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
         self._require_started()

@@ -51,7 +51,7 @@ class SupervisedEngine:
         self._problem = "not started"
         self._unconfirmed = False
         self._start_count = 0
-        self._generates = True
+        self._only_embeds = False
         self._up = asyncio.Event()
         self._down = asyncio.Event()
         self._monitor_task: asyncio.Task[None] | None = None
@@ -65,7 +65,8 @@ class SupervisedEngine:
 
     async def start(self) -> EngineInfo:
         engine_info = await self._engine.start()
-        self._generates = "generate" in engine_info.capabilities
+        can = engine_info.capabilities
+        self._only_embeds = "embed" in can and "generate" not in can
         self._mark_up()
         self._monitor_task = asyncio.create_task(self._monitor(), name="palaver-engine-monitor")
         return engine_info
@@ -212,10 +213,12 @@ class SupervisedEngine:
         try:
             # A hung engine may not enforce the request's own timeout.
             async with asyncio.timeout(timeout + 1):
-                await (self._generate_token() if self._generates else self._embed_text())
+                await (self._embed_text() if self._only_embeds else self._generate_token())
         except (EngineTimeout, TimeoutError):
             if self._progress == progress:  # else it is busy with other requests
-                return f"no {'token' if self._generates else 'vector'} within {timeout} s: it hangs"
+                return (
+                    f"no {'vector' if self._only_embeds else 'token'} within {timeout} s: it hangs"
+                )
         except Overloaded:
             pass  # a refusal proves that the engine responds
         except PalaverError as error:

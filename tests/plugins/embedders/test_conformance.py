@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 from tests.plugins.embedders.suite import check_embedder, similarity
+from tests.plugins.engines.fault_injecting_server import (
+    fault_injecting_servers,
+    send_stream,
+    text_chunk,
+)
+from tests.plugins.engines.serving import build_openai
 from tests.plugins.engines.small_models import write_embedder
 
 from palaver import Embedder
@@ -39,7 +45,34 @@ async def engine(folder: Path) -> AsyncIterator[Embedder]:
     yield EngineEmbedder("transformers", EngineBoundary(inner), "small")
 
 
-@pytest.mark.parametrize("opened", [universal_sentence_encoder, engine])
+@contextlib.asynccontextmanager
+async def openai(folder: Path) -> AsyncIterator[Embedder]:
+    """Engine of a server that refuses empty and long texts, as OpenAI's own does."""
+    async with fault_injecting_servers(send_stream(text_chunk("Hello"))) as (server,):
+        inner = build_openai(server.url, embedding_model="small")
+        yield EngineEmbedder("openai", EngineBoundary(inner), "small")
+
+
+@contextlib.asynccontextmanager
+async def vllm_serve(folder: Path) -> AsyncIterator[Embedder]:
+    """Engine ``openai`` with a process of ``vllm serve``."""
+    serving = pytest.importorskip("tests.plugins.engines.serving", exc_type=ImportError)
+    server = serving.VllmServer(write_embedder(folder), unix=False)
+    try:
+        await server.wait_until_ready()
+        inner = build_openai(server.url, embedding_model="walker")
+        yield EngineEmbedder("openai", EngineBoundary(inner), "small")
+    finally:
+        server.kill()
+
+
+LIVE = (pytest.mark.live, pytest.mark.vllm)
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [universal_sentence_encoder, engine, openai, pytest.param(vllm_serve, marks=LIVE)],
+)
 async def test_an_embedder_passes_the_suite(
     opened: contextlib.AbstractAsyncContextManager[Embedder], tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from aiohttp import web
 Json = dict[str, Any]  # a JSON object of the API
 Handler = Callable[["FaultInjectingServer", web.Request], Awaitable[web.StreamResponse]]
 VLLM_CARD = {"id": "walker", "owned_by": "vllm", "max_model_len": 4096}
+MAX_EMBEDDED_CHARACTERS = 2_000
 GENERIC_CARD = {"id": "walker", "owned_by": "someone"}
 
 
@@ -52,8 +53,17 @@ class FaultInjectingServer:
         return web.json_response({"count": len(text.split())})
 
     async def embeddings(self, request: web.Request) -> web.Response:
-        texts = (await request.json())["input"]
-        data = [{"index": place, "embedding": [3.0, float(len(texts[place]))]} for place in (1, 0)]
+        body = await request.json()
+        texts = body["input"]
+        if body["model"] == "no such model":
+            return web.json_response({"error": {"message": "there is none"}}, status=400)
+        if not all(texts) or max(map(len, texts)) > MAX_EMBEDDED_CHARACTERS:
+            problem = {"message": "an input is empty or too long", "type": "invalid_request_error"}
+            return web.json_response({"error": problem}, status=400)
+        data = [
+            {"index": place, "embedding": [3.0, float(len(text))]}
+            for place, text in reversed(list(enumerate(texts)))
+        ]
         return web.json_response({"data": data})
 
 

@@ -204,9 +204,17 @@ async def test_tokens_are_counted_by_the_usage_of_a_generic_server() -> None:
 async def test_vectors_have_unit_length_and_the_texts_order() -> None:
     async with fault_injecting_servers(HELLO) as (server,):
         engine = await started(server, embedding_model="e")
-        vectors = await engine.embed(["four", ""])
+        vectors = await engine.embed(["four", "x"])
         await engine.close()
-    assert vectors == [pytest.approx([0.6, 0.8]), pytest.approx([1, 0])]
+    assert vectors == [pytest.approx([0.6, 0.8]), pytest.approx([3 / 10**0.5, 1 / 10**0.5])]
+
+
+async def test_a_short_text_that_is_refused_is_not_cut() -> None:
+    async with fault_injecting_servers(HELLO) as (server,):
+        engine = await started(server, embedding_model="no such model")
+        with pytest.raises(InvalidInput):
+            await engine.embed(["four"])
+        await engine.close()
 
 
 async def test_a_cancelled_generation_closes_its_connection() -> None:

@@ -13,6 +13,7 @@ from palaver.embedding import EngineEmbedder
 from palaver.engine import ChatMessage, EngineInfo, Generation, GenerationRequest, OnText
 from palaver.engines.supervised import SupervisedEngine
 from palaver.errors import EngineTimeout, EngineUnavailable, Overloaded, PalaverError
+from palaver.evaluation.running import NoEngine
 from palaver.metrics import Metrics
 from palaver.server import Server
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine, ScriptedReply, converse
@@ -255,3 +256,26 @@ async def test_a_server_supervises_the_engine_that_only_embeds() -> None:
             while inner.starts == 1:  # noqa: ASYNC110  supervision sets no event
                 await asyncio.sleep(0.005)
     assert inner.starts >= 2
+
+
+async def test_an_engine_that_can_do_nothing_is_not_restarted() -> None:
+    starts = 0
+
+    class Nothing(NoEngine):
+        async def start(self) -> EngineInfo:
+            nonlocal starts
+            starts += 1
+            return await super().start()
+
+        async def generate(self, request: GenerationRequest, on_text: OnText) -> Generation:
+            probed.set()
+            return await super().generate(request, on_text)
+
+    probed = asyncio.Event()
+    engine = SupervisedEngine(Nothing(), QUICK, Metrics())
+    await engine.start()
+    for _ in range(2):
+        await asyncio.wait_for(probed.wait(), 5)
+        probed.clear()
+    assert (engine.problem, starts) == ("", 1)
+    await engine.close()

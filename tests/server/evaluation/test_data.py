@@ -191,6 +191,11 @@ def test_documents_with_equal_key_and_text_are_one(tmp_path: Path) -> None:
         ("Is it raining?", "it IS raining"),
         ("Wake me at 7", "wake me at 12!"),
         ("Café", "cafe"),
+        ("set a  timer", " Set a\ttimer!\n"),
+        ("What's up?", "what s up"),
+        ("e-mail it", "E mail, it..."),
+        ("Straße", "STRASSE"),
+        ("ｆｕｌｌ width", "full width"),
         ("今天会下雨吗？", "今天会下雨吗"),
     ],
 )
@@ -211,6 +216,19 @@ def test_a_suite_whose_test_rows_are_examples_of_a_skill_is_refused(tmp_path: Pa
     replies = suite(target="server", metrics=["rougeL"])  # measures no choice of a skill
     assert len(read(replies, tmp_path, skills=[Forecast]).examples) == 4
     assert read(suite(), tmp_path, skills=[]).labels is None
+
+
+@pytest.mark.parametrize(
+    "copy",
+    ["is it raining?", "IS IT RAINING", "Is  it\training", "Is it... raining?!", "raining is it"],
+)
+def test_a_copy_of_a_test_row_among_the_examples_is_refused(tmp_path: Path, copy: str) -> None:
+    write_rows(tmp_path, ROWS)
+    write_rows(tmp_path, [{"text": copy, "label": "weather"}], "e.jsonl")
+    with pytest.raises(InvalidInput, match="1 examples are near duplicates of test rows"):
+        read(suite(examples={"files": ["e.jsonl"]}), tmp_path)
+    write_rows(tmp_path, [{"text": "Is it raining tomorrow?", "label": "weather"}], "e.jsonl")
+    assert read(suite(examples={"files": ["e.jsonl"]}), tmp_path).labels is not None
 
 
 def test_a_suite_whose_examples_are_test_rows_is_refused_unless_they_are_dropped(

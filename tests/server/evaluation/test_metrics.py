@@ -4,9 +4,11 @@ import itertools
 import math
 import random
 import re
+import statistics
 import string
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from tests.server.evaluation.cases import case, chosen
 from palaver.errors import ConfigurationError
 from palaver.evaluation.cases import Case
 from palaver.evaluation.measures import draw_weights, interval_of, mean_of, score_all
-from palaver.evaluation.metrics import Prices, find_metric
+from palaver.evaluation.metrics import _PLAIN, Prices, cost_metrics, find_metric
 from palaver.evaluation.squad import exact_match, token_f1
 from palaver.messages import Usage
 
@@ -168,6 +170,43 @@ def test_ranking_agrees_with_sklearn() -> None:
     assert score("ndcg@10", cases) == pytest.approx(np.mean(expected))
 
 
+def test_recall_agrees_with_a_second_implementation() -> None:
+    chooser = random.Random(12)
+    cases, expected = [], []
+    for _ in range(40):
+        documents = chooser.choices([f"d{n}" for n in range(12)], k=15)  # some several times
+        relevant = tuple(chooser.sample([f"d{n}" for n in range(12)], 3))
+        cases.append(
+            case(relevant=relevant, documents=tuple(documents), baselines={"words": documents[5:]})
+        )
+        expected.append([len(set(relevant) & set(first(documents, k))) / 3 for k in (1, 4)])
+    for k, wanted in zip((1, 4), np.mean(expected, axis=0), strict=True):
+        assert score(f"recall@{k}", cases) == pytest.approx(wanted)
+    by_words = [
+        case(relevant=c.example.relevant, documents=c.output.baselines["words"]) for c in cases
+    ]
+    for metric in ("recall@4", "ndcg@10"):
+        assert score(f"{metric}:words", cases) == score(metric, by_words)
+
+
+def first(documents: Sequence[str], count: int) -> list[str]:
+    """Return the first different documents."""
+    return list(Counter(documents))[:count]
+
+
+def test_citation_precision_agrees_with_sklearn() -> None:
+    chooser = random.Random(13)
+    cases, expected = [], []
+    for _ in range(40):
+        cited = tuple(chooser.choices("abcdef", k=chooser.randint(0, 5)))
+        relevant = tuple(chooser.sample("abcdef", chooser.randint(0, 3)))
+        cases.append(case(relevant=relevant, documents=cited))
+        if cited and relevant:
+            right = [document in relevant for document in cited]
+            expected.append(sklearn_metrics.precision_score(right, [True] * len(cited)))
+    assert score("citation_precision", cases) == pytest.approx(np.mean(expected))
+
+
 def test_citation_precision_by_hand() -> None:
     half = case(relevant=("a",), documents=("a", "b"))
     none = case(relevant=("a",))
@@ -215,6 +254,40 @@ def test_squad_agrees_with_a_second_implementation() -> None:
     for expected, text in [*random_texts(5), ("", ""), ("a cat", ""), ("The", "an"), ("x-y", "xy")]:
         found = exact_match(text, expected), token_f1(text, expected)
         assert found == pytest.approx(second_squad(text, expected))
+
+
+def test_the_answer_or_none_agrees_with_sklearn() -> None:
+    chooser = random.Random(14)
+    cases = [
+        case(chooser.choice(((), "a", ("a", "b"))), chooser.choice(("", "a text")))
+        for _ in range(60)
+    ]
+    has = [bool(each.example.expected) for each in cases]
+    gives = [bool(each.output.text) for each in cases]
+    assert score("no_answer_accuracy", cases) == pytest.approx(
+        sklearn_metrics.accuracy_score(has, gives)
+    )
+
+
+def test_the_answers_of_a_suite_agree_with_a_second_implementation() -> None:
+    pairs = random_texts(15)
+    cases = [case((a, b), c) for (a, c), (b, _) in itertools.pairwise(pairs)]
+    best = [
+        np.max([second_squad(c.output.text, a) for a in c.example.expected], axis=0) for c in cases
+    ]
+    expected = np.mean(best, axis=0)
+    assert (score("exact_match", cases), score("f1", cases)) == pytest.approx(tuple(expected))
+
+
+def test_chinese_bleu_by_hand_and_by_nltk() -> None:
+    pairs = [("猫在垫子上睡觉", "猫在垫子上坐着"), ("今天天气很好啊", "今天天气非常好")]
+    # 5 + 5 of 7 + 7 characters, 4 + 3 of 6 + 6 pairs, 3 + 2 of 5 + 5 triples, 2 + 1 of 4 + 4.
+    by_hand = 100 * (10 / 14 * 7 / 12 * 5 / 10 * 3 / 8) ** (1 / 4)
+    cases = [case(*pair) for pair in pairs]
+    assert score("bleu:zh", cases) == pytest.approx(by_hand)
+    bleu_score = pytest.importorskip("nltk.translate.bleu_score")
+    expected = bleu_score.corpus_bleu([[list(a)] for a, _ in pairs], [list(b) for _, b in pairs])
+    assert score("bleu:zh", cases) == pytest.approx(100 * expected)
 
 
 def test_bleu_by_hand() -> None:
@@ -306,6 +379,32 @@ def test_rouge_agrees_with_a_second_implementation() -> None:
     assert score("rougeL", [case(*pair) for pair in pairs]) == pytest.approx(np.mean(expected))
 
 
+def test_rouge_of_words_and_pairs_agrees_with_a_second_implementation() -> None:
+    pairs = random_texts(16)
+    for size, name in ((1, "rouge1"), (2, "rouge2")):
+        expected = []
+        for sides in pairs:
+            grams = [
+                Counter(zip(*(side.split()[n:] for n in range(size)), strict=False))
+                for side in sides
+            ]
+            common = (grams[0] & grams[1]).total()
+            expected.append(2 * common / (grams[0].total() + grams[1].total()))
+        assert score(name, [case(*pair) for pair in pairs]) == pytest.approx(np.mean(expected))
+
+
+def test_perplexity_agrees_with_the_entropy_of_torch() -> None:
+    torch = pytest.importorskip("torch")
+    chooser = random.Random(17)
+    tokens = [[chooser.uniform(0.05, 1) for _ in range(chooser.randint(1, 9))] for _ in range(12)]
+    cases = [
+        case(logprob=math.fsum(map(math.log, each)), logprob_tokens=len(each)) for each in tokens
+    ]
+    every = torch.tensor([p for each in tokens for p in each], dtype=torch.float64)
+    loss = torch.nn.functional.nll_loss(every.log()[:, None], torch.zeros(len(every), dtype=int))
+    assert score("perplexity", cases) == pytest.approx(float(loss.exp()))
+
+
 def test_perplexity_by_hand() -> None:
     sure = case(logprob=math.log(0.5), logprob_tokens=1)
     unsure = case(logprob=3 * math.log(0.25), logprob_tokens=3)
@@ -339,10 +438,73 @@ def test_feedback_by_hand() -> None:
     assert score("disliked_repeats", [liked, repeated, changed]) == 1 / 2
 
 
+def test_feedback_agrees_with_a_second_implementation() -> None:
+    pairs = random_texts(18) + [("same", "SAME!")] * 3
+    rated = [case(*pair, rating=("up", "down", "")[n % 3]) for n, pair in enumerate(pairs)]
+    up = [pair for n, pair in enumerate(pairs) if n % 3 == 0]
+    down = [pair for n, pair in enumerate(pairs) if n % 3 == 1]
+    overlaps = [
+        2
+        * longest_common(a.lower().split(), re.findall(r"\w+", b.lower()))
+        / (len(a.split()) + len(b.split()))
+        for a, b in up
+    ]
+    assert score("liked_overlap", rated) == pytest.approx(np.mean(overlaps))
+    words = [[sorted(re.findall(r"\w+", side.lower())) for side in pair] for pair in down]
+    assert score("disliked_repeats", rated) == pytest.approx(np.mean([a == b for a, b in words]))
+
+
 def test_the_cost_of_a_message_is_that_of_all_its_samples() -> None:
     usage = Usage(prompt_tokens=1_000, completion_tokens=100)
     asked = case(passed=(True, False), usage=usage)
     assert Prices(2.0, 10.0).of(asked) == pytest.approx(2 * (0.002 + 0.001))
+
+
+def run_score(name: str, cases: Sequence[Case], prices: Prices | None = None) -> float:
+    """Return a score that every run with a model has."""
+    metrics = {metric.name: metric for metric in cost_metrics(prices, has_model=True)}
+    return score_all(metrics[name].measure(cases), len(cases))
+
+
+def test_what_every_run_measures_by_hand_and_by_the_mean() -> None:
+    cases = [
+        case(
+            outcome="failed" if n == 0 else "done",
+            seconds=float(n + 1),
+            first_token_seconds=None if n == 0 else n / 4,
+            usage=Usage(prompt_tokens=100 * n, completion_tokens=10 * n),
+        )
+        for n in range(4)
+    ]
+    by_hand = {
+        "failures": 1 / 4,
+        "seconds": 2.5,
+        "first_token_seconds": 0.5,
+        "prompt_tokens": 150,
+        "completion_tokens": 15,
+        "cost": (150 * 3 + 15 * 7) / 1_000_000,
+    }
+    prices = Prices(3.0, 7.0)
+    found = {name: run_score(name, cases, prices) for name in by_hand}
+    assert found == pytest.approx(by_hand)
+    outputs = [each.output for each in cases]
+    first_tokens = [o.first_token_seconds for o in outputs if o.first_token_seconds is not None]
+    assert found["first_token_seconds"] == pytest.approx(statistics.fmean(first_tokens))
+    assert found["seconds"] == pytest.approx(statistics.fmean(o.seconds for o in outputs))
+    assert found["failures"] == statistics.fmean(o.outcome == "failed" for o in outputs)
+    for kind, price in (("prompt_tokens", 3.0), ("completion_tokens", 7.0)):
+        tokens = [getattr(o.usage, kind) for o in outputs]
+        assert found[kind] == statistics.fmean(tokens)
+        found["cost"] -= statistics.fmean(tokens) * price / 1_000_000
+    assert found["cost"] == pytest.approx(0)
+
+
+def test_every_metric_is_tested_here() -> None:
+    """A new metric fails this test until it has its case by hand and its second implementation."""
+    source = Path(__file__).read_text("utf-8")
+    run = cost_metrics(Prices(1.0, 1.0), has_model=True)
+    for name in [*_PLAIN, *(metric.name for metric in run), "recall:", "ndcg@", "recall@", "pass@"]:
+        assert len(re.findall(f'"{re.escape(name)}', source)) >= 2, name
 
 
 def test_an_unknown_metric_is_named() -> None:
