@@ -139,7 +139,7 @@ async def test_a_gguf_file_is_downloaded_with_all_its_shards(tmp_path: Path) -> 
             ["models", "add", "acme/big"],
             ["models", "add", "acme/big:Q5.gguf"],
             ["models", "add", "acme/big:big-00001-of-00002.gguf"],
-            ["models", "use", "big"],
+            ["models", "use", "big", "--no-trial"],
             ["models", "info", "--verify"],
             ["models", "add", "acme/big:big.Q8_0.gguf"],
         )
