@@ -7,8 +7,8 @@ from typing import TypeVar
 from palaver.authentication import check_bind
 from palaver.browsers import load_cookie_secrets
 from palaver.channels import BrokenChannel, Channel, missing_library
-from palaver.checks import check_secrets, check_settings, describe_unknown_name, find_model
-from palaver.config.loading import plugin_settings
+from palaver.checks import check_secrets, check_settings, describe_unknown_name, find_models
+from palaver.config.loading import model_settings, plugin_settings
 from palaver.config.settings import NO_EMBEDDINGS, Settings
 from palaver.embedding import Embedder, EngineEmbedder, engine_model
 from palaver.engine import Engine
@@ -51,11 +51,12 @@ def build_server(settings: Settings, registry: PluginRegistry | None = None) -> 
     check_bind(settings)
     create_data_directory(settings)
     builder = BackendBuilder(settings, registry)
-    find_model(settings, registry, builder.context)
+    find_models(settings, registry, builder.context)
     return Server(
         settings,
         ledger=builder.ledger(),
         engine=builder.engine(),
+        models=builder.models(),
         embedder=builder.embedder(),
         knowledge=builder.knowledge(),
         skills=builder.skills(),
@@ -92,6 +93,21 @@ class BackendBuilder:
 
     def engine(self) -> Engine:
         return self._build("engine", "use", self._settings.engine.use, self._registry.engines)
+
+    def models(self) -> dict[str, Engine]:
+        """Build the engines of ``engine.models``, by the names of the models."""
+        return {name: self.model(name) for name in self._settings.engine.models}
+
+    def model(self, name: str) -> Engine:
+        """Build the engine of a model of ``engine.models``."""
+        use = self._settings.engine.models[name].use
+        backend = self._registry.engines.get(use)
+        if backend is None:
+            key = f"engine.models.{name}.use"
+            raise ConfigurationError(describe_unknown_name(key, use, self._registry.engines))
+        own = model_settings(self._settings, name, backend.settings)
+        with contained(self._registry.describe("engine", use)):
+            return backend.build(own, self.context)
 
     def embedder(self) -> Embedder | None:
         """Build the embedder; None where there is none, or the engine that generates embeds."""

@@ -192,6 +192,14 @@ class ConversationService(Protocol):
         """Return what seals texts that clients keep, with a key for the ``purpose`` that all
         replicas share."""
 
+    def models(self) -> Mapping[str, EngineInfo | None]:
+        """Return what each model can do, by the name by which programs choose it, see
+        `ProgramRequest.model`: the default one first. None: it has not started yet."""
+
+    def engine_of_skill(self, skill: str) -> EngineInfo:
+        """Return the engine of the model that writes for a skill. Raises `EngineUnavailable` until
+        it has started."""
+
     def image_skills(self) -> frozenset[str]:
         """Return the names of the skills that see images; none where the engine sees none."""
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import pydantic
 
 from palaver.authentication import find_key_problems
-from palaver.config.loading import WELL_KNOWN, plugin_settings, plugin_tables
-from palaver.config.settings import NO_EMBEDDINGS, Origin, Secret, Settings
+from palaver.config.loading import WELL_KNOWN, model_settings, plugin_settings, plugin_tables
+from palaver.config.settings import DEFAULT_MODEL, NO_EMBEDDINGS, Origin, Secret, Settings
 from palaver.config.validation import (
     closest_path,
     describe_unknown_key,
@@ -76,6 +76,11 @@ def validate_plugin_settings(settings: Settings, registry: PluginRegistry) -> No
             elif not _may_lack_plugin(settings, registry, origin):
                 hint = format_suggestion(closest_path((section, name), models))
                 problems.append(describe_unknown_key((section, name), origin, hint))
+    for name, model in settings.engine.models.items():
+        if model.use in registry.engines:
+            own = registry.engines[model.use].settings
+            path = ("engine", "models", name)
+            problems += validate_or_explain(own, model.own, settings.origin, path)[1]
     if problems:
         raise ConfigurationError("\n".join(problems))
 
@@ -142,10 +147,26 @@ def find_unknown_names(settings: Settings, registry: PluginRegistry) -> Iterator
         (f"widget.sites.{name}.skills", site.skills, registry.skills)
         for name, site in settings.widget.sites.items()
     ]
+    names += [
+        (f"engine.models.{name}.use", [model.use], registry.engines)
+        for name, model in settings.engine.models.items()
+    ]
     for setting, given, installed in names:
         for name in given:
             if name not in installed:
                 yield describe_unknown_name(setting, name, installed)
+    yield from _find_unknown_models(settings, registry)
+
+
+def _find_unknown_models(settings: Settings, registry: PluginRegistry) -> Iterator[str]:
+    models = {DEFAULT_MODEL, *settings.engine.models}
+    for skill, model in settings.models_of_skills.items():
+        if model not in models:
+            known = ", ".join(sorted(models))
+            yield f"skills.{skill}.model names {model!r}; the models of the settings are: {known}"
+    for name in settings.engine.models:
+        if name in registry.skills:  # programs name both in the same way
+            yield f"engine.models.{name} has the name of a skill; give the model another name"
 
 
 def describe_unknown_name(setting: str, name: str, installed: Collection[str]) -> str:
@@ -178,6 +199,11 @@ def find_secrets(settings: Settings, registry: PluginRegistry) -> Iterator[Secre
             channel = name if section == "channels" else ""
             for key, secret in _secrets_of(model, f"{section}.{name}."):
                 yield SecretReference(key, secret, name in used, channel)
+    for name, chosen in settings.engine.models.items():
+        if chosen.use in registry.engines:
+            own = model_settings(settings, name, registry.engines[chosen.use].settings)
+            for key, secret in _secrets_of(own, f"engine.models.{name}."):
+                yield SecretReference(key, secret, is_used=True)
 
 
 def check_secrets(model: pydantic.BaseModel, prefix: str) -> None:
@@ -211,15 +237,39 @@ def loads_models(backend: Backend[Engine]) -> bool:
     return field is not None and field.annotation is str and field.default == ""
 
 
-def find_model(
-    settings: Settings, registry: PluginRegistry, build_context: BuildContext
-) -> Path | None:
-    """Return the directory of the model that the engine in use loads.
+class ModelChoice(NamedTuple):
+    """The setting ``key`` that chooses a model of the registry for ``engine``; "": the current
+    model. ``is_default``: for the default engine."""
 
-    None: it loads none of the registry. Raises `ConfigurationError` when there is no such model.
-    """
-    backend = registry.engines[settings.engine.use]
-    if not loads_models(backend):
-        return None
-    chosen = plugin_settings(settings, "engine", backend.name, backend.settings)
-    return build_context.resolve_model(getattr(chosen, "model", ""))
+    key: str
+    engine: str
+    model: str
+    is_default: bool
+
+
+def find_model_choices(settings: Settings, registry: PluginRegistry) -> Iterator[ModelChoice]:
+    """Yield the choices of all engines in use that load models of the registry, the default one
+    first. Raises `ConfigurationError`."""
+    engines = registry.engines
+    backend = engines.get(settings.engine.use)
+    if backend is not None and loads_models(backend):
+        own = plugin_settings(settings, "engine", backend.name, backend.settings)
+        key = f"engine.{backend.name}.model"
+        yield ModelChoice(key, backend.name, getattr(own, "model", ""), is_default=True)
+    for name, chosen in settings.engine.models.items():
+        backend = engines.get(chosen.use)
+        if backend is not None and loads_models(backend):
+            own = model_settings(settings, name, backend.settings)
+            key = f"engine.models.{name}.model"
+            yield ModelChoice(key, backend.name, getattr(own, "model", ""), is_default=False)
+
+
+def find_models(
+    settings: Settings, registry: PluginRegistry, build_context: BuildContext
+) -> dict[str, Path]:
+    """Return the directories of the models that the engines in use load, by the setting that
+    chooses each. Raises `ConfigurationError` when there is no such model."""
+    return {
+        choice.key: build_context.resolve_model(choice.model)
+        for choice in find_model_choices(settings, registry)
+    }

@@ -215,7 +215,7 @@ class ProgramRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     kept after its last turn; None: as long as any other. A text with an unknown ``/command`` is a
     text.
     ``is_answer``: the message answers the question that waits in the conversation, whatever it
-    looks like.
+    looks like. ``model``: the model of ``engine.models`` that writes; empty: that of the skill.
     """
 
     history: tuple[SentMessage, ...] | None = None
@@ -239,6 +239,7 @@ class ProgramRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logprobs: int | None = None
     json_schema: dict[str, Any] | None = None  # a JSON Schema document
     is_answer: bool = False
+    model: str = ""
 
     @property
     def results(self) -> dict[str, str]:
@@ -409,6 +410,7 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
     problem: Problem | msgspec.UnsetType = msgspec.UNSET
     finish_reason: FinishReason | msgspec.UnsetType = msgspec.UNSET
     client_calls: tuple[ClientCall, ...] | msgspec.UnsetType = msgspec.UNSET
+    model: str | msgspec.UnsetType = msgspec.UNSET
     input: tuple[SentMessage, ...] | msgspec.UnsetType = msgspec.UNSET
     note: str | msgspec.UnsetType = msgspec.UNSET
     call: str | msgspec.UnsetType = msgspec.UNSET
@@ -416,8 +418,8 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 class ReplyParts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a reply has beside its text, and the history keeps with it. ``reason`` and ``score``
-    tell why the skill was chosen, see `Routed`; ``finish_reason`` and ``client_calls`` as in
-    `Finished`."""
+    tell why the skill was chosen, see `Routed`; ``finish_reason``, ``client_calls`` and ``model``
+    as in `Finished`."""
 
     citations: tuple[Citation, ...] = ()
     attachments: tuple[Attachment, ...] = ()
@@ -428,6 +430,7 @@ class ReplyParts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     problem: Problem | None = None
     finish_reason: FinishReason = "stop"
     client_calls: tuple[ClientCall, ...] = ()
+    model: str = ""
 
     @property
     def present(self) -> dict[str, Any]:
@@ -553,7 +556,8 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=
     of the messages that the turn took, its own and those that steered it. One that steered it and
     is not among them becomes part of the next turn: a `Received` with ``moved`` follows.
     ``finish_reason`` is ``length`` when the limit of tokens has cut the reply, and ``tool_calls``
-    when the model waits for the results of ``client_calls``."""
+    when the model waits for the results of ``client_calls``. ``model`` is the name of the model
+    that wrote the reply, the last one of several."""
 
     turn: str
     outcome: Outcome
@@ -563,6 +567,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=
     problem: Problem | None = None
     finish_reason: FinishReason = "stop"
     client_calls: tuple[ClientCall, ...] | msgspec.UnsetType = msgspec.UNSET
+    model: str | msgspec.UnsetType = msgspec.UNSET
 
 
 Event = (

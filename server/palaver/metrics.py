@@ -1,7 +1,7 @@
 """Metrics: the server's counters, histograms and gauges, in Prometheus' exposition format."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -72,47 +72,15 @@ class Metrics:
                 registry=self._registry,
             ).labels
         )
-        self._first_text_seconds = Histogram(
-            "palaver_first_text_seconds",
-            "Seconds from the engine's request to its first text",
-            buckets=SECONDS,
-            registry=self._registry,
-        )
         self._loop_stall_seconds = Histogram(
             "palaver_loop_stall_seconds",
             "Delays of the event loop above 50 milliseconds",
             buckets=SECONDS,
             registry=self._registry,
         )
-        self._tokens = Children(
-            Counter(
-                "palaver_tokens_total",
-                "Tokens by kind: prompt, cached (part of prompt), completion",
-                ["kind"],
-                registry=self._registry,
-            ).labels
-        )
-        self._engine_restarts = Counter(
-            "palaver_engine_restarts_total", "Restarts of the engine", registry=self._registry
-        )
-        self._generations_cut = Counter(
-            "palaver_generations_cut_total",
-            "Generations that the engine's death has cut",
-            registry=self._registry,
-        )
-
         self._refusals = Children(
             Counter(
                 "palaver_refusals_total", "Messages refused", ["reason"], registry=self._registry
-            ).labels
-        )
-        self._wait_seconds = Children(
-            Histogram(
-                "palaver_scheduler_wait_seconds",
-                "Seconds in the queue for the engine",
-                ["lane"],
-                buckets=SECONDS,
-                registry=self._registry,
             ).labels
         )
         self._tenant_tokens = Children(
@@ -170,6 +138,7 @@ class Metrics:
         )
 
         self.channels = ChannelMetrics(self._registry)
+        self._engines = EngineMetrics(self._registry)
 
     def gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         """Add a gauge whose value is computed when it is scraped."""
@@ -184,9 +153,22 @@ class Metrics:
         count: Callable[[LabelT], float],
     ) -> None:
         """Add a gauge with a child for each value of a label."""
-        gauge = Gauge(name, help_text, [label], registry=self._registry)
-        for value in values:
-            gauge.labels(value).set_function(functools.partial(count, value))
+        counts: dict[tuple[str, ...], Callable[[], float]] = {
+            (value,): functools.partial(count, value) for value in values
+        }
+        self.gauges(name, help_text, (label,), counts)
+
+    def gauges(
+        self,
+        name: str,
+        help_text: str,
+        labels: Sequence[str],
+        counts: Mapping[tuple[str, ...], Callable[[], float]],
+    ) -> None:
+        """Add a gauge with a child for each combination of labels in ``counts``."""
+        gauge = Gauge(name, help_text, labels, registry=self._registry)
+        for values, count in counts.items():
+            gauge.labels(*values).set_function(count)
 
     def message(self, channel: str) -> None:
         self._messages.of(channel).inc()
@@ -201,22 +183,11 @@ class Metrics:
     def loop_stall(self, seconds: float) -> None:
         self._loop_stall_seconds.observe(seconds)
 
-    def first_text(self, seconds: float) -> None:
-        self._first_text_seconds.observe(seconds)
-
-    def tokens(self, *, prompt: int, cached: int, completion: int) -> None:
-        for kind, tokens in (("prompt", prompt), ("cached", cached), ("completion", completion)):
-            if tokens:
-                self._tokens.of(kind).inc(tokens)
-
     def refused(self, reason: str) -> None:
         self._refusals.of(reason).inc()
 
     def memory_refused(self, limit: str) -> None:
         self._memories_refused.of(limit).inc()
-
-    def waited(self, lane: str, seconds: float) -> None:
-        self._wait_seconds.of(lane).observe(seconds)
 
     def served(self, tenant: str, tokens: int) -> None:
         if len(self._tenants) < NAMED_TENANTS:
@@ -240,14 +211,78 @@ class Metrics:
     def visitor_token(self, answer: Literal["granted", "refused", "throttled"]) -> None:
         self._visitor_tokens.of(answer).inc()
 
-    def engine_restart(self) -> None:
-        self._engine_restarts.inc()
-
-    def generation_cut(self) -> None:
-        self._generations_cut.inc()
+    def of_model(self, name: str = "default") -> "ModelMetrics":
+        """Return the counters of the engine of a model."""
+        return ModelMetrics(name, self._engines, self.served)
 
     def exposition(self) -> bytes:
         return generate_latest(self._registry)
+
+
+class EngineMetrics:
+    """The counters of all engines, with the label ``model``."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.first_text_seconds = Histogram(
+            "palaver_first_text_seconds",
+            "Seconds from the engine's request to its first text",
+            ["model"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.tokens = Counter(
+            "palaver_tokens_total",
+            "Tokens by kind: prompt, cached (part of prompt), completion",
+            ["kind", "model"],
+            registry=registry,
+        )
+        self.restarts = Counter(
+            "palaver_engine_restarts_total", "Restarts of the engine", ["model"], registry=registry
+        )
+        self.generations_cut = Counter(
+            "palaver_generations_cut_total",
+            "Generations that the engine's death has cut",
+            ["model"],
+            registry=registry,
+        )
+        self.wait_seconds = Histogram(
+            "palaver_scheduler_wait_seconds",
+            "Seconds in the queue for the engine",
+            ["lane", "model"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+
+
+class ModelMetrics:
+    """The counters of the engine of one model. ``served`` counts tokens by tenant."""
+
+    def __init__(
+        self, name: str, engines: EngineMetrics, served: Callable[[str, int], None]
+    ) -> None:
+        self._first_text = engines.first_text_seconds.labels(name)
+        self._tokens = Children(lambda kind: engines.tokens.labels(kind, name))
+        self._restarts = engines.restarts.labels(name)
+        self._cut = engines.generations_cut.labels(name)
+        self._wait_seconds = Children(lambda lane: engines.wait_seconds.labels(lane, name))
+        self.served = served
+
+    def first_text(self, seconds: float) -> None:
+        self._first_text.observe(seconds)
+
+    def tokens(self, *, prompt: int, cached: int, completion: int) -> None:
+        for kind, tokens in (("prompt", prompt), ("cached", cached), ("completion", completion)):
+            if tokens:
+                self._tokens.of(kind).inc(tokens)
+
+    def engine_restart(self) -> None:
+        self._restarts.inc()
+
+    def generation_cut(self) -> None:
+        self._cut.inc()
+
+    def waited(self, lane: str, seconds: float) -> None:
+        self._wait_seconds.of(lane).observe(seconds)
 
 
 class ChannelMetrics:

@@ -13,7 +13,7 @@ import msgspec
 
 from palaver.admission.control import AdmissionControl
 from palaver.config.settings import QuotaSettings, Settings
-from palaver.engine import Engine, EngineInfo
+from palaver.engines.models import Model, Models
 from palaver.errors import (
     FilesUnavailable,
     InvalidInput,
@@ -66,8 +66,7 @@ class Pipeline:
         ledger: Ledger,
         admission: AdmissionControl,
         dispatcher: Dispatcher,
-        engine: Engine,
-        engine_info: EngineInfo,
+        models: Models,
         router: Router,
         routers_of_sites: Mapping[tuple[str, str], Router],
         skills: Mapping[str, Skill],
@@ -88,8 +87,7 @@ class Pipeline:
         self._ledger = ledger
         self._admission = admission
         self._dispatcher = dispatcher
-        self._engine = engine
-        self._engine_info = engine_info
+        self._models = models
         self._router = router
         self._routers_of_sites = routers_of_sites
         """By tenant and site: those that choose among the skills of a site."""
@@ -112,6 +110,8 @@ class Pipeline:
         self._check_size(message.text)
         if message.skill is not None:
             self._router_for(message).find_skill_of(message)
+        if message.program and message.program.model:
+            self._models.find(message.program.model)
         policies = self._policies_for(message, members_only)
         if outbox or start_delay:
             policies = msgspec.structs.replace(policies, outbox=outbox, start_delay=start_delay)
@@ -174,14 +174,15 @@ class Pipeline:
         if message.skill != EngineSkill.name or message.sent_history is None:
             return
         try:
+            model = self._model_for(message, EngineSkill.name)
             messages = await EngineSkill.messages_of(
-                sent_transcript(message), self._engine_info.capabilities, read_data_url
+                sent_transcript(message), model.info.capabilities, read_data_url
             )
             async with asyncio.timeout(COUNT_TIMEOUT):
                 await fit_exactly(
                     messages,
-                    self._engine_info,
-                    self._engine.count_tokens,
+                    model.info,
+                    model.engine.count_tokens,
                     Program(message.program or None).tools,
                 )
         except PromptTooLong as error:
@@ -189,6 +190,11 @@ class Pipeline:
             raise
         except (PalaverError, TimeoutError) as error:
             log.info("a prompt is not counted before its turn: %s", describe_error(error))
+
+    def _model_for(self, message: Message, skill: str) -> Model:
+        """Return the model that the program has named, else that of the skill."""
+        named = message.program.model if message.program else ""
+        return self._models.find(named) if named else self._models.of_skill(skill)
 
     def _router_for(self, message: Message) -> Router:
         site = message.conversation.tenant, site_of_person(message.person)
@@ -252,9 +258,15 @@ class Pipeline:
         message = run.turn.message
 
         async def decide() -> Decision:
-            return await self._router_for(message).route(message, _last_skill(run.turn.history))
+            router = self._router_for(message)
+            decision = await router.route(message, _last_skill(run.turn.history))
+            model = self._model_for(message, decision.skill)
+            return msgspec.structs.replace(decision, model=model.name)
 
         decision = await run.record(Decision, decide, "route", message.text, message.skill or "")
+        # A takeover continues with the same model, unless the settings here have no such one.
+        model = self._models.get(decision.model) or self._model_for(message, decision.skill)
+        run.turn.use_model(model.name)
         run.set_request(decision.text, decision.skill if decision.named else None)
         run.turn.arguments = UnvalidatedArguments.model_validate(decision.arguments)
         if is_answer:

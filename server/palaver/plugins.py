@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import pluggy
 import pydantic
 
+from palaver.config.settings import SKILL_MODEL
 from palaver.embedding import Embedder
 from palaver.engine import Engine
 from palaver.errors import (
@@ -304,6 +305,11 @@ def check_skill(skill: object) -> type[Skill]:
         raise PluginLoadError(f"{label}: examples and patterns are tuples of strings, not a string")
     if not (inspect.isclass(skill.Arguments) and issubclass(skill.Arguments, pydantic.BaseModel)):
         raise PluginLoadError(f"{label}: Arguments is not a pydantic model")
+    if SKILL_MODEL in skill.Settings.model_fields:
+        raise PluginLoadError(
+            f"{label}: its Settings have {SKILL_MODEL!r}, a key that every skill's table has: it "
+            "names the model that writes for the skill"
+        )
     if skill.concurrency_policy not in (None, *POLICIES):
         raise PluginLoadError(
             f"{label}: concurrency_policy is {skill.concurrency_policy!r}, "

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,7 +20,7 @@ from palaver.admission.scheduler import LANES, Scheduler
 from palaver.authentication import Authenticator, Principal, principal_of
 from palaver.browsers import BrowserCookies
 from palaver.channels import Channel, ReportingChannel, ToolDescription, missing_library
-from palaver.config.settings import KnowledgeSettings, Settings
+from palaver.config.settings import DEFAULT_MODEL, KnowledgeSettings, Settings
 from palaver.conversations import ConversationFilter, ConversationList
 from palaver.directory import Directory
 from palaver.embedding import (
@@ -30,12 +31,9 @@ from palaver.embedding import (
     engine_model,
     start_embedder,
 )
-from palaver.engine import ChatMessage, Engine, EngineInfo
-from palaver.engines.boundary import EngineBoundary
-from palaver.engines.continuing import ContinuingEngine
-from palaver.engines.scheduled import UNKNOWN_SLOTS, ScheduledEngine
+from palaver.engine import Capability, ChatMessage, Engine, EngineInfo
+from palaver.engines.models import Model, Models
 from palaver.engines.supervised import SupervisedEngine
-from palaver.engines.tool_calling import ToolCallingEngine
 from palaver.errors import (
     ConfigurationError,
     LedgerUnavailable,
@@ -97,6 +95,8 @@ if TYPE_CHECKING:  # programs without the web surface do not load aiohttp
 
     from palaver.fetching import Fetcher
 
+EMBEDDER = "embedder"
+"""Label of the metrics of an engine that only embeds."""
 LEDGER_CHECK_INTERVAL = 2.0
 """Seconds between two counts of the ledger's unsettled turns."""
 
@@ -109,7 +109,8 @@ class Server:
     ``cookie_secrets`` sign the cookies of browsers, the tokens of visitors and what channels seal;
     without them a random one lasts as long as the server. Without ``files``, those that people
     upload are in memory. Without ``trials``, each start tries out whether the engine can choose
-    skills. A channel that cannot work as it is configured is in ``closed_channels``.
+    skills. ``engine`` is that of the default model, ``models`` are those of the others, by name. A
+    channel that cannot work as it is configured is in ``closed_channels``.
 
     Entering raises `ConfigurationError` when a part cannot work as it is configured.
     """
@@ -129,6 +130,7 @@ class Server:
         cookie_secrets: Sequence[bytes] = (),
         files: FileStore | None = None,
         embedder: Embedder | None = None,
+        models: Mapping[str, Engine] | None = None,
         trials: TrialStore | None = None,
     ) -> None:
         self.settings = settings
@@ -154,7 +156,8 @@ class Server:
         """Vectors of texts, where there is an embedder."""
         self._embedder = embedder
         if isinstance(embedder, EngineEmbedder):
-            embedder.wrap(lambda engine: SupervisedEngine(engine, settings.engine, self.metrics))
+            metrics = self.metrics.of_model(EMBEDDER)
+            embedder.wrap(lambda engine: SupervisedEngine(engine, settings.engine, metrics))
         self._trials = trials
         self._cookie_secrets = tuple(cookie_secrets) or (secrets.token_bytes(32),)
         self._skills = skills
@@ -163,23 +166,20 @@ class Server:
         self._interceptors = interceptors
         quotas = Quotas(settings.admission, time.monotonic, settings.widget.sites)
         self._data_requests = DataRequests(settings.admission, quotas, self.metrics)
-        self._scheduler = Scheduler(
-            UNKNOWN_SLOTS, weight=lambda tenant: quotas.of_tenant(tenant).weight
+
+        def make_model(name: str, engine: Engine) -> Model:
+            return Model(name, engine, settings, quotas=quotas, metrics=self.metrics)
+
+        self._models = Models(
+            make_model(DEFAULT_MODEL, engine),
+            {name: make_model(name, each) for name, each in (models or {}).items()},
+            settings.models_of_skills,
         )
-        self._supervised = SupervisedEngine(
-            ToolCallingEngine(EngineBoundary(engine)), settings.engine, self.metrics
-        )
-        self.engine = ScheduledEngine(
-            ContinuingEngine(self._supervised, settings.engine, self.metrics),
-            settings.admission,
-            scheduler=self._scheduler,
-            quotas=quotas,
-            metrics=self.metrics,
-        )
+        self.engine = self._models.default.engine
         self._admission = AdmissionControl(
             settings.admission,
             ledger=ledger,
-            scheduler=self._scheduler,
+            find_scheduler=self._find_scheduler,
             quotas=quotas,
             metrics=self.metrics,
         )
@@ -226,8 +226,12 @@ class Server:
             stack.push_async_callback(_close, "tool source", source)
             with contained(part_name("tool source", source)):
                 await source.start(self.records)
-        stack.push_async_callback(self.engine.close)
-        self.engine_info = await self.engine.start()
+        for model in self._models:
+            stack.push_async_callback(model.close)
+        await self._models.default.start()
+        self.engine_info = self._models.default.info
+        for name in self._models.names[1:]:
+            await self._models.find(name).start_when_available(self._check_needs_later)
         self.embeddings = await self._start_embedder(stack)
         if self.embeddings is not None and isinstance(self.knowledge, SearchByMeaning):
             self.knowledge.use_embeddings(self.embeddings, self.embeddings.model)
@@ -293,8 +297,7 @@ class Server:
         }
         services = TurnServices(
             ledger=self.ledger,
-            engine=self.engine,
-            engine_info=self.engine_info,
+            models=self._models,
             attachments=self._attachments,
             tools=self._tools,
             tool_resources=ToolResources(
@@ -332,8 +335,7 @@ class Server:
             ledger=self.ledger,
             admission=self._admission,
             dispatcher=self._dispatcher,
-            engine=self.engine,
-            engine_info=self.engine_info,
+            models=self._models,
             router=self._make_router(self._skills),
             routers_of_sites=routers_of_sites,
             skills={**self._skills, **{name: kind() for name, kind in PROGRAM_SKILLS.items()}},
@@ -370,16 +372,16 @@ class Server:
         await shutdown.run(listener)
 
     def _check_skills(self) -> None:
-        """Refuse a server whose engine cannot serve its skills."""
-        for name, skill in self._skills.items():
-            available = self.engine_info.capabilities
-            lacking = skill.needs - available
-            if lacking:
+        """Refuse a server whose models cannot serve its skills."""
+        for skill, chosen in self.settings.models_of_skills.items():
+            if self._models.get(chosen) is None:
+                models = ", ".join(self._models.names)
                 raise ConfigurationError(
-                    f"skill {name!r} needs an engine with {', '.join(sorted(lacking))}; "
-                    f"{self.engine_info.model!r} has {', '.join(sorted(available))}. "
-                    f"Choose another engine, or disable the skill's plugin"
+                    f"skills.{skill}.model names {chosen!r}; the models are: {models}"
                 )
+        for model in self._models:
+            if model.has_started:
+                self._check_needs(model)
         default = self.settings.routing.default
         if len(self._skills) != 1 and default not in self._skills:
             raise ConfigurationError(
@@ -403,6 +405,32 @@ class Server:
                     raise ConfigurationError(
                         f"{setting} names {name!r}; there are: {sorted(known)}"
                     )
+
+    def _check_needs(self, model: Model) -> None:
+        """Refuse a model that lacks what the skills need for which it writes. Raises
+        `ConfigurationError`."""
+        available = model.info.capabilities
+        for name, skill in self._skills.items():
+            lacking = skill.needs - available
+            if lacking and self._models.of_skill(name) is model:
+                raise ConfigurationError(
+                    f"skill {name!r} needs an engine with {', '.join(sorted(lacking))}; "
+                    f"{model.public_name!r} has {', '.join(sorted(available))}. "
+                    f"Choose another engine, or disable the skill's plugin"
+                )
+
+    def _check_needs_later(self, model: Model) -> None:
+        try:
+            self._check_needs(model)
+        except ConfigurationError as error:
+            log.error("%s", describe_error(error))
+
+    def _find_scheduler(self, message: Message) -> Scheduler:
+        """Return the queue in which a message will probably be: the router chooses the skill
+        later."""
+        named = message.program.model if message.program else ""
+        model = self._models.get(named) if named else None
+        return (model or self._models.of_skill(message.skill or "")).scheduler
 
     # The `ConversationService` that channels use
 
@@ -577,7 +605,7 @@ class Server:
         """Return the problem of each component that is not ready; empty when the server is
         ready."""
         problems = {
-            "engine": self._supervised.problem,
+            "engine": self._models.default.problem,
             "ledger": self._ledger_problem,
             "server": "draining" if self.draining else "",
         }
@@ -589,17 +617,38 @@ class Server:
         running = channel.problem if isinstance(channel, ReportingChannel) else ""
         return self.closed_channels.get(name, running)
 
+    def models(self) -> Mapping[str, EngineInfo | None]:
+        """See `ConversationService.models`."""
+        named = [model for model in self._models if model is not self._models.default]
+        return {
+            self.engine_info.model: self.engine_info,
+            **{model.name: model.info if model.has_started else None for model in named},
+        }
+
+    def engine_of_skill(self, skill: str) -> EngineInfo:
+        """See `ConversationService.engine_of_skill`."""
+        return self._models.of_skill(skill).info
+
     def image_skills(self) -> frozenset[str]:
         """See `ConversationService.image_skills`."""
-        if "vision" not in self.engine_info.capabilities:
-            return frozenset()
-        return frozenset(name for name, skill in self._skills.items() if skill.sees_images)
+        return frozenset(
+            name
+            for name, skill in self._skills.items()
+            if skill.sees_images and self._can(name, "vision")
+        )
 
     def client_tool_skills(self) -> frozenset[str]:
         """See `ConversationService.client_tool_skills`."""
-        if "tools" not in self.engine_info.capabilities:
-            return frozenset()
-        return frozenset(name for name, skill in self._skills.items() if skill.calls_client_tools)
+        return frozenset(
+            name
+            for name, skill in self._skills.items()
+            if skill.calls_client_tools and self._can(name, "tools")
+        )
+
+    def _can(self, skill: str, capability: Capability) -> bool:
+        """Return whether the model of a skill has a capability."""
+        model = self._models.of_skill(skill)
+        return model.has_started and capability in model.info.capabilities
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         return await self.engine.embed(texts)
@@ -628,14 +677,20 @@ class Server:
             await asyncio.sleep(LEDGER_CHECK_INTERVAL)
 
     def _register_gauges(self) -> None:
-        gauge, admission, scheduler = self.metrics.gauge, self._admission, self._scheduler
+        gauge, admission = self.metrics.gauge, self._admission
         gauge("palaver_turns_queued", "Queued turns, all replicas", lambda: self._depth.queued)
         gauge("palaver_turns_running", "Running turns, all replicas", lambda: self._depth.running)
         gauge("palaver_turns_here", "Running turns, this replica", lambda: self._dispatcher.running)
         gauge("palaver_turns_unsettled", "Unsettled turns", lambda: admission.unsettled_turns)
         gauge("palaver_tokens_unsettled", "Their tokens", lambda: admission.unsettled_tokens)
         gauge("palaver_subscriptions", "Open subscriptions", lambda: self._subscriptions.count)
-        gauge("palaver_engine_up", "1: the engine answers", lambda: not self._supervised.problem)
+        self.metrics.gauge_each(
+            "palaver_engine_up",
+            "1: the engine answers",
+            "model",
+            self._models.names,
+            lambda name: not self._models.find(name).problem,
+        )
         gauge("palaver_ledger_up", "1: the ledger answers", lambda: not self._ledger_problem)
         gauge("palaver_uploads", "Uploads in progress", lambda: self.files.uploads.in_progress)
         gauge(
@@ -651,11 +706,16 @@ class Server:
             lambda name: not self.channel_problem(name),
         )
         for name, text, count in (
-            ("palaver_scheduler_waiting", "Queued generations", scheduler.waiting_in_lane),
-            ("palaver_scheduler_waiting_tokens", "Their tokens", scheduler.waiting_tokens),
-            ("palaver_scheduler_running", "Running generations", scheduler.running_in_lane),
+            ("palaver_scheduler_waiting", "Queued generations", Scheduler.waiting_in_lane),
+            ("palaver_scheduler_waiting_tokens", "Their tokens", Scheduler.waiting_tokens),
+            ("palaver_scheduler_running", "Running generations", Scheduler.running_in_lane),
         ):
-            self.metrics.gauge_each(name, text, "lane", LANES, count)
+            counts: dict[tuple[str, ...], Callable[[], float]] = {
+                (lane, model.name): functools.partial(count, model.scheduler, lane)
+                for lane in LANES
+                for model in self._models
+            }
+            self.metrics.gauges(name, text, ("lane", "model"), counts)
 
 
 def read_limits(settings: KnowledgeSettings) -> ReadLimits:

@@ -85,7 +85,7 @@ class EngineProof:
             skills={self.skill.name: self.skill},
         )
         if not self.continues:
-            self.server.engine._engine = self.server._supervised
+            self.server.engine._engine = self.server._models.default._supervised
         async with self.server, contextlib.AsyncExitStack() as stack:
             for number in range(conversations):
                 await self._subscribe(Conversation("default", "test", f"thread-{number}"), stack)

@@ -235,7 +235,7 @@ async def run_traffic(
     )
     async with server:
         counting = scheduler(engine.slots)
-        server.engine.scheduler = server._admission._scheduler = counting
+        server.engine.scheduler = server._models.default.scheduler = counting
         checker = HistoryChecker(lambda message: engine.reply_to(message.text))
         traffic = Traffic(engine, server, checker)
         began = loop.time()

@@ -82,13 +82,16 @@ def makes(*, slow: bool = False, **samples: float) -> Callable[[ScenarioT], Scen
 
 
 def read(metrics: Metrics) -> dict[str, float]:
-    """Return the samples, without ``palaver_``, and with the value of a label after ``__``."""
+    """Return the samples, without ``palaver_``, and with the value of a label after ``__``. The
+    label of the default model is left out."""
     families = text_string_to_metric_families(metrics.exposition().decode())
-    return {
-        "__".join((sample.name.removeprefix("palaver_"), *sample.labels.values())): sample.value
-        for family in families
-        for sample in family.samples
-    }
+    found = {}
+    for sample in (sample for family in families for sample in family.samples):
+        labels = [
+            value for name, value in sample.labels.items() if (name, value) != ("model", "default")
+        ]
+        found["__".join((sample.name.removeprefix("palaver_"), *labels))] = sample.value
+    return found
 
 
 class Forgetful(Skill):

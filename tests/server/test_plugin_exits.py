@@ -87,7 +87,7 @@ async def test_an_engine_that_ends_the_process_at_a_restart_is_restarted(
     make_error: Callable[[], BaseException],
 ) -> None:
     quitting: Any = Quitting(make_error)
-    supervised = SupervisedEngine(EngineBoundary(quitting), Settings().engine, Metrics())
+    supervised = SupervisedEngine(EngineBoundary(quitting), Settings().engine, Metrics().of_model())
     assert await supervised._restart(0) is False
     assert "tried to end the process" in supervised.problem
 
@@ -153,7 +153,7 @@ async def test_an_engine_that_ends_the_process_while_it_generates_fails_alone(
     make_error: Callable[[], BaseException],
 ) -> None:
     engine = FalteringEngine(make_error)
-    supervised = SupervisedEngine(EngineBoundary(engine), Settings().engine, Metrics())
+    supervised = SupervisedEngine(EngineBoundary(engine), Settings().engine, Metrics().of_model())
     await supervised.start()
     assert "PluginError" in await supervised._probe()
     engine.recover()

@@ -8,7 +8,7 @@ import asyncio
 import dataclasses
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from palaver.admission.quotas import Quotas, estimate_tokens, quota_exceeded
@@ -63,13 +63,22 @@ class Unsettled:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Admission:
     """A message that may be stored now. ``tokens`` is what its turn counts for; 0 when a repeated
-    message is not counted again."""
+    message is not counted again. ``scheduler``: of the model that will probably write the reply."""
 
     message: tuple[Conversation, str]
     tenant: str
     person: str
     lane: Lane
     tokens: int
+    scheduler: Scheduler
+
+    @property
+    def queue(self) -> "Queue":
+        return self.scheduler, self.tenant, self.lane
+
+
+Queue = tuple[Scheduler, str, Lane]
+"""The part of a model's queue that a tenant has in a lane."""
 
 
 class AdmissionControl:
@@ -84,13 +93,13 @@ class AdmissionControl:
         settings: AdmissionSettings,
         *,
         ledger: Ledger,
-        scheduler: Scheduler,
+        find_scheduler: Callable[[Message], Scheduler],
         quotas: Quotas,
         metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
-        self._scheduler = scheduler
+        self._find_scheduler = find_scheduler
         self._quotas = quotas
         self._metrics = metrics
         self._counted = Unsettled()
@@ -98,9 +107,9 @@ class AdmissionControl:
         self._since = Unsettled()
         """The turns accepted here since then, less those that ended here."""
         self._being_stored = Unsettled()
-        self._to_start: dict[tuple[str, Lane], int] = {}
-        """Turns that will begin here, by tenant and lane; none that waits for another turn."""
-        self._starting: dict[str, tuple[str, Lane]] = {}
+        self._to_start: dict[Queue, int] = {}
+        """Turns that will begin here; none that waits for another turn."""
+        self._starting: dict[str, Queue] = {}
         """Those of them that are stored, by turn."""
         self._overdue: frozenset[str] = frozenset()
         """Those of these that were there at the last refresh."""
@@ -128,14 +137,15 @@ class AdmissionControl:
         key = (message.conversation, message.id)
         tenant, person = message.conversation.tenant, message.person
         lane = lane_of(self._settings, message.conversation.channel)
+        scheduler = self._find_scheduler(message)
         if key in self._accepted:
-            return Admission(key, tenant, person, lane, tokens=0)
+            return Admission(key, tenant, person, lane, 0, scheduler)
         tokens = _tokens_of(message)
-        admission = Admission(key, tenant, person, lane, tokens)
+        admission = Admission(key, tenant, person, lane, tokens, scheduler)
         await self._check(admission)
         self._remember(key)
         self._being_stored.add(tenant, person, 1, tokens)
-        _add(self._to_start, (tenant, lane), 1)
+        _add(self._to_start, admission.queue, 1)
         self._quotas.take("messages", tenant, person, 1)
         return admission
 
@@ -149,8 +159,8 @@ class AdmissionControl:
         elif not receipt.joined:
             self._since.add(admission.tenant, admission.person, 1, admission.tokens)
             if not receipt.ahead:
-                self._starting[receipt.turn] = (admission.tenant, admission.lane)
-                _add(self._to_start, (admission.tenant, admission.lane), 1)
+                self._starting[receipt.turn] = admission.queue
+                _add(self._to_start, admission.queue, 1)
 
     def not_stored(self, admission: Admission, error: BaseException) -> None:
         """Forget a message that the ledger did not take."""
@@ -170,7 +180,7 @@ class AdmissionControl:
 
     def _stop_counting(self, admission: Admission) -> None:
         self._being_stored.add(admission.tenant, admission.person, -1, -admission.tokens)
-        _add(self._to_start, (admission.tenant, admission.lane), -1)
+        _add(self._to_start, admission.queue, -1)
 
     # A turn that runs here
 
@@ -247,8 +257,8 @@ class AdmissionControl:
         return None
 
     def _estimated_wait(self, admission: Admission) -> float:
-        starting = self._to_start.get((admission.tenant, admission.lane), 0)
-        return self._scheduler.estimated_wait(admission.tenant, admission.lane, starting)
+        starting = self._to_start.get(admission.queue, 0)
+        return admission.scheduler.estimated_wait(admission.tenant, admission.lane, starting)
 
     def _turns(self, tenant: str, person: str) -> int:
         return _total([part.turns.get((tenant, person), 0) for part in self._parts])

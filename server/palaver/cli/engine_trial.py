@@ -1,31 +1,11 @@
 """Trial of an engine: it loads its model and generates a short reply."""
 
 import asyncio
-from typing import NamedTuple
 
-from palaver.checks import loads_models
 from palaver.cli.console import Console
 from palaver.engine import ChatMessage, Engine, EngineInfo, GenerationRequest, Sampling
 from palaver.errors import ConfigurationError, EngineError, PalaverError
 from palaver.messages import new_id
-
-
-class ModelSetting(NamedTuple):
-    """The setting ``key`` of ``engine`` that names its model; empty: the current model."""
-
-    key: str
-    engine: str
-    model: str
-
-
-def find_model_setting(console: Console) -> ModelSetting | None:
-    """Return the setting of the engine's model; None: the engine loads none of the registry."""
-    name = console.settings.engine.use
-    backend = console.registry.engines.get(name)
-    if backend is None or not loads_models(backend):
-        return None
-    own = console.plugin_settings("engine", name, backend.settings)
-    return ModelSetting(f"engine.{name}.model", name, getattr(own, "model", ""))
 
 
 def try_model(console: Console, engine: str, model: str) -> EngineInfo:

@@ -12,7 +12,13 @@ from typing import Literal, NamedTuple
 from palaver.app import BackendBuilder
 from palaver.authentication import check_bind, find_key_problems
 from palaver.channels import CheckableChannel
-from palaver.checks import find_model, find_secrets, find_unknown_names, validate_plugin_settings
+from palaver.checks import (
+    ModelChoice,
+    find_model_choices,
+    find_secrets,
+    find_unknown_names,
+    validate_plugin_settings,
+)
 from palaver.cli.channels import check_channels
 from palaver.cli.console import EXIT_MISCONFIGURED, Console, exit_code
 from palaver.cli.engine_trial import try_engine
@@ -21,7 +27,7 @@ from palaver.cli.local_server import find_server
 from palaver.cli.models import chat_template_note, summarize
 from palaver.cli.tool_sources import check_sources, find_source_problems
 from palaver.config.loading import find_settings_file
-from palaver.config.settings import AuthKey, ServerSettings, Settings, SiteSettings
+from palaver.config.settings import DEFAULT_MODEL, AuthKey, ServerSettings, Settings, SiteSettings
 from palaver.errors import (
     ConfigurationError,
     LedgerInUse,
@@ -339,42 +345,65 @@ def _check_tool_sources(console: Console, running: str | None) -> Findings:
 
 
 def _check_model(console: Console) -> Findings:
-    name = console.settings.engine.use
     try:
-        directory = find_model(console.settings, console.registry, _builder(console).context)
-        if directory is None:
-            return
+        choices = list(find_model_choices(console.settings, console.registry))
+    except PalaverError as error:
+        yield _bad(error)
+        return
+    for choice in choices:
+        yield from _check_model_of(console, choice)
+
+
+def _check_model_of(console: Console, choice: ModelChoice) -> Findings:
+    label = f"engine {choice.engine!r}" if choice.is_default else choice.key
+    try:
+        directory = _builder(console).context.resolve_model(choice.model)
         checkpoint, _ = check_model(directory)
     except PalaverError as error:
-        yield _bad(error, f"engine {name!r}: ")
+        yield _bad(error, f"{label}: ")
         return
-    yield Finding("good", f"model: {checkpoint.directory.name} ({summarize(checkpoint)})")
+    what = "model" if choice.is_default else choice.key
+    yield Finding("good", f"{what}: {checkpoint.directory.name} ({summarize(checkpoint)})")
     if note := chat_template_note(checkpoint):
-        yield Finding("note", f"model: {note}")
+        yield Finding("note", f"{what}: {note}")
     if checkpoint.demonstration:
-        yield Finding("note", "model: it is too small for real use; see: palaver models add --help")
+        yield Finding(
+            "note", f"{what}: it is too small for real use; see: palaver models add --help"
+        )
 
 
 def _check_engine(console: Console, load: bool) -> Findings:
-    name = console.settings.engine.use
-    if not load:
-        yield Finding("note", f"engine {name!r}: not loaded; --engine loads and tries it")
-        return
+    settings = console.settings
+    engines = {DEFAULT_MODEL: settings.engine.use} | {
+        name: model.use for name, model in settings.engine.models.items()
+    }
+    for model, engine in engines.items():
+        label = f"engine {engine!r}" + f" of the model {model!r}" * (model != DEFAULT_MODEL)
+        if load:
+            yield from _try_engine_of(console, model, label)
+        else:
+            yield Finding("note", f"{label}: not loaded; --engine loads and tries it")
+
+
+def _try_engine_of(console: Console, model: str, label: str) -> Findings:
+    timeout = console.settings.engine.health_probe_timeout
+    builder = _builder(console)
     try:
-        engine = _builder(console).engine()
-        engine_info = asyncio.run(try_engine(engine, console.settings.engine.health_probe_timeout))
+        engine = builder.engine() if model == DEFAULT_MODEL else builder.model(model)
+        engine_info = asyncio.run(try_engine(engine, timeout))
     except PalaverError as error:
-        yield _bad(error, f"engine {name!r}: ")
+        yield _bad(error, f"{label}: ")
         return
     capabilities = ", ".join(sorted(engine_info.capabilities))
     yield Finding(
         "good",
-        f"engine {name!r}: {engine_info.model} answers, context {engine_info.context_window} "
+        f"{label}: {engine_info.model} answers, context {engine_info.context_window} "
         f"tokens; can {capabilities}",
     )
+    models = console.settings.models_of_skills
     for skill_name, skill in sorted(console.registry.skills.items()):
         missing = ", ".join(sorted(skill.needs - engine_info.capabilities))
-        if missing:
+        if missing and models.get(skill_name, DEFAULT_MODEL) == model:
             text = f"skill {skill_name!r} needs an engine with {missing}"
             yield Finding("bad", text, EXIT_MISCONFIGURED)
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import click
 
+from palaver.checks import find_model_choices
 from palaver.cli.console import Console, echo, echo_row
 from palaver.cli.download_progress import DownloadProgress, format_bytes
-from palaver.cli.engine_trial import find_model_setting, try_model
+from palaver.cli.engine_trial import try_model
 from palaver.errors import PalaverError
 from palaver.models.chat_check import check_model
 from palaver.models.chat_probe import ChatProbe
@@ -46,11 +47,10 @@ def _find_users(console: Console, registry: ModelRegistry) -> dict[str, list[str
     """Return the settings that use a model, by its name."""
     users: dict[str, list[str]] = {}
     try:
-        chosen = find_model_setting(console)
+        for choice in find_model_choices(console.settings, console.registry):
+            users.setdefault(choice.model or registry.current, []).append(choice.key)
     except PalaverError:  # `palaver check` says what is wrong with the settings
-        return users
-    if chosen is not None:
-        users.setdefault(chosen.model or registry.current, []).append(chosen.key)
+        pass
     return users
 
 
@@ -161,7 +161,8 @@ def use(console: Console, name: str, no_trial: bool) -> None:
     The engine of the settings loads it first, and generates a token.
     """
     registry = _model_registry(console)
-    chosen = find_model_setting(console)
+    choices = find_model_choices(console.settings, console.registry)
+    chosen = next((choice for choice in choices if choice.is_default), None)
 
     def trial() -> None:
         if chosen is not None and not no_trial:

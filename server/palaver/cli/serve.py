@@ -72,7 +72,8 @@ async def run_server(server: "Server", launch: Launch | None = None) -> list[str
         stop.command = make_command(server.settings.server.port, address)
         tune_interpreter()
         note = " (a small demonstration model)" if server.engine_info.demonstration else ""
-        echo(f"Palaver is at {address}  with the model {server.engine_info.model!r}{note}")
+        others = "".join(f", {name!r}" for name in server.settings.engine.models)
+        echo(f"Palaver is at {address}  with the model {server.engine_info.model!r}{note}{others}")
         await stop.requested.wait()
         doing = "Restarting" if stop.is_restart else "Stopping"
         echo(f"{doing} gracefully. Press Ctrl-C again to exit at once.", err=True)

@@ -11,7 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from palaver.config.settings import BackendsSection, KeyPath, Origin, Settings, Tree, find_origin
+from palaver.config.settings import (
+    SKILL_MODEL,
+    BackendsSection,
+    KeyPath,
+    Origin,
+    Settings,
+    Tree,
+    find_origin,
+)
 from palaver.config.text_files import read_text_file
 from palaver.config.validation import ModelT, validate
 from palaver.errors import ConfigurationError
@@ -160,4 +168,18 @@ def plugin_settings(settings: Settings, section: str, name: str, model: type[Mod
 def plugin_tables(settings: Settings, section: str) -> dict[str, Tree]:
     """Return the tables below ``[section]`` as given, by name."""
     value = getattr(settings, section)
-    return value.tables() if isinstance(value, BackendsSection) else dict(value)
+    if isinstance(value, BackendsSection):
+        return value.tables()
+    return {  # of skills: what their own model has
+        name: {key: inner for key, inner in table.items() if key != SKILL_MODEL}
+        for name, table in value.items()
+    }
+
+
+def model_settings(settings: Settings, name: str, model: type[ModelT]) -> ModelT:
+    """Return the settings of ``engine.models.NAME`` as its engine's own ``model``.
+
+    Raises as `plugin_settings`.
+    """
+    own = settings.engine.models[name].own
+    return validate(model, own, settings.origin, ("engine", "models", name))

@@ -325,9 +325,33 @@ class PluginsSettings(Section):
     """Plugins, by entry point, that are not loaded."""
 
 
+DEFAULT_MODEL = "default"
+"""Name of the model of ``engine.use``, beside those of ``engine.models``."""
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+
+
+class ModelSettings(Section):
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    use: str
+    """The engine that runs the model. Its other settings stand beside this one."""
+
+    @property
+    def own(self) -> Tree:
+        """Return the settings of the engine, as given."""
+        return dict(self.model_extra or {})
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        return [("use", self.use)]  # the others may hold a password
+
+
 class EngineSettings(ChoiceSettings):
     use: str = "openvino"
-    """The engine that generates text for all skills."""
+    """The engine that generates text for all skills, unless ``skills.NAME.model`` names another
+    model."""
+    models: dict[str, ModelSettings] = {}
+    """Further models by name, each with an engine and a queue of its own: ``use`` names the engine,
+    whose other settings stand beside it. See docs/engines.md."""
     health_probe_interval: float = pydantic.Field(default=15.0, gt=0)
     """Seconds without output of the engine after which a health probe generates one token."""
     health_probe_timeout: float = pydantic.Field(default=30.0, gt=0)
@@ -340,6 +364,17 @@ class EngineSettings(ChoiceSettings):
     """Seconds that a request waits while the engine restarts."""
     max_attempts: int = pydantic.Field(default=3, ge=1)
     """Attempts of one generation: it fails when the engine dies during each of them."""
+
+    @pydantic.field_validator("models")
+    @classmethod
+    def _have_names(cls, value: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
+        for name in value:
+            if not MODEL_NAME.fullmatch(name) or name in (DEFAULT_MODEL, "auto"):
+                raise ValueError(
+                    f"the model {name[:60]!r} needs a name of 1 to 40 letters, digits, '.', '_' or "
+                    f"'-', other than 'auto' and {DEFAULT_MODEL!r}"
+                )
+        return value
 
 
 NO_EMBEDDINGS = "none"
@@ -618,6 +653,10 @@ class AdmissionSettings(Section):
     """Quotas of single tenants, by name."""
 
 
+SKILL_MODEL = "model"
+"""Key of every skill's table: the server reads it, not the skill."""
+
+
 class Settings(Section):
     """Everything that can be set, by section."""
 
@@ -663,9 +702,25 @@ class Settings(Section):
     tool_sources: ToolSourcesSettings = ToolSourcesSettings()
     """Sources of tools that come and go while the server runs, such as those of MCP servers."""
     skills: dict[str, Tree] = pydantic.Field(default={}, repr=False)
-    """Settings of skills, one table for each."""
+    """Settings of skills, one table for each. Every table may have the key `model`: the model of
+    `engine.models` that writes for the skill, `default` where it is absent."""
 
     _origins: dict[KeyPath, Origin] = pydantic.PrivateAttr(default_factory=dict)
+
+    @pydantic.field_validator("skills")
+    @classmethod
+    def _name_models(cls, value: dict[str, Tree]) -> dict[str, Tree]:
+        for name, table in value.items():
+            if not isinstance(table.get(SKILL_MODEL, ""), str):
+                raise ValueError(f"{name}.{SKILL_MODEL} must be the name of a model")
+        return value
+
+    @property
+    def models_of_skills(self) -> dict[str, str]:
+        """Return the model that each skill is bound to, for those that are."""
+        return {
+            name: table[SKILL_MODEL] for name, table in self.skills.items() if SKILL_MODEL in table
+        }
 
     def tenants(self) -> frozenset[str]:
         """Return the tenants of all keys and sites."""

@@ -109,7 +109,13 @@ class _Validation(Generic[ModelT]):
         return shaped
 
     def _hint(self, path: KeyPath, model: type[pydantic.BaseModel], tree: Tree) -> str:
-        if near := closest_path(path, model.model_fields) or self._elsewhere(path[-1]):
+        tables = isinstance(tree[path[-1]], dict)
+        names = [
+            name
+            for name, field in model.model_fields.items()
+            if tables or generic_type(field.annotation) is not dict
+        ]
+        if near := closest_path(path, names) or self._elsewhere(path[-1]):
             return format_suggestion(near)
         if issubclass(model, BackendsSection) and "use" in model.model_fields:
             backend = tree.get("use", model.model_fields["use"].default)

@@ -24,7 +24,7 @@ from palaver.engine import (
     ToolDefinition,
 )
 from palaver.errors import EngineDied, EngineUnavailable
-from palaver.metrics import Metrics
+from palaver.metrics import ModelMetrics
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -112,7 +112,7 @@ class ContinuingEngine:
     """
 
     def __init__(
-        self, engine: RestartableEngine, settings: EngineSettings, metrics: Metrics
+        self, engine: RestartableEngine, settings: EngineSettings, metrics: ModelMetrics
     ) -> None:
         self._engine = engine
         self._settings = settings

@@ -27,7 +27,7 @@ from palaver.engine import (
 )
 from palaver.errors import EngineTimeout, Overloaded, PromptTooLong
 from palaver.messages import Usage
-from palaver.metrics import Metrics
+from palaver.metrics import ModelMetrics
 
 UNKNOWN_SLOTS = 64
 """Slots of an engine that does not tell how many generations it runs at once."""
@@ -48,7 +48,7 @@ class ScheduledEngine:
         *,
         scheduler: Scheduler,
         quotas: Quotas,
-        metrics: Metrics,
+        metrics: ModelMetrics,
     ) -> None:
         self._engine = engine
         self._settings = settings

@@ -27,7 +27,7 @@ from palaver.errors import (
     describe_error,
 )
 from palaver.messages import new_id
-from palaver.metrics import Metrics
+from palaver.metrics import ModelMetrics
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class SupervisedEngine:
     call may have failed alone.
     """
 
-    def __init__(self, engine: Engine, settings: EngineSettings, metrics: Metrics) -> None:
+    def __init__(self, engine: Engine, settings: EngineSettings, metrics: ModelMetrics) -> None:
         self._engine = engine
         self._settings = settings
         self._metrics = metrics

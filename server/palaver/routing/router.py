@@ -46,7 +46,7 @@ _COMMAND = re.compile(r"/([a-zA-Z0-9_-]{1,40})(?:[^\S\n]*+\n|\s++|$)")
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """The chosen skill, with the reason. ``text`` is the message without a command; ``arguments``
     are JSON values, not validated yet; ``score`` is a probability. ``named``: the person or the
-    program named the skill, so that the text is no request for it."""
+    program named the skill, so that the text is no request for it. ``model`` writes for it."""
 
     skill: str
     reason: str
@@ -54,6 +54,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     named: bool = False
     arguments: dict[str, Any] = {}  # JSON values
     score: float | None = None
+    model: str = ""
 
 
 class Router:

@@ -42,6 +42,8 @@ class Reply(str):
     turn: str
     skill: str
     reason: str
+    model: str
+    """The model that wrote it; empty: none did."""
     outcome: str
     problem: Problem | None
     question: Asked | None
@@ -93,6 +95,7 @@ class ChatClient:
         routed = self.recorder.events_of(turn, Routed)
         reply.turn = turn
         reply.outcome, reply.problem = finished.outcome, finished.problem
+        reply.model = finished.model or ""
         reply.skill = routed[-1].skill if routed else ""
         reply.reason = routed[-1].reason if routed else ""
         reply.question = next(iter(self.recorder.events_of(turn, Asked)), None)
@@ -112,6 +115,7 @@ class ChatClient:
 async def converse(
     *skills: type[Skill] | Skill,
     engine: Engine | None = None,
+    models: Mapping[str, Engine] | None = None,
     ledger: Ledger | None = None,
     knowledge: KnowledgeBase | Sequence[Document] = (),
     tools: Sequence[Tool] = (),
@@ -128,14 +132,16 @@ async def converse(
             assert "pond" in await chat.say("write a haiku about a frog")
 
     Everything between the message and the skill is real; the engine is scripted and the ledger is
-    in memory, unless others are given. The tools that the skills' modules define or import work,
-    and those in ``tools``, which replace others of the same name.
+    in memory, unless others are given. ``models`` are the engines of the further models that
+    ``settings`` may bind skills to (``skills.NAME.model``). The tools that the skills' modules
+    define or import work, and those in ``tools``, which replace others of the same name.
     """
     built = [_build_skill(skill, skill_settings or {}) for skill in skills]
     server = Server(
         settings or _default_settings(built),
         ledger=ledger or MemoryLedger(),
         engine=engine or ScriptedEngine(),
+        models=models,
         knowledge=ListKnowledge(*knowledge) if isinstance(knowledge, Sequence) else knowledge,
         skills={skill.name: skill for skill in built},
         tools={tool.name: tool for tool in [*_find_tools(built), *tools]},

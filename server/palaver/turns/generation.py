@@ -7,8 +7,6 @@ from collections.abc import AsyncGenerator, Sequence
 
 from palaver.engine import (
     ChatMessage,
-    Engine,
-    EngineInfo,
     Generation,
     GenerationRequest,
     OnText,
@@ -16,6 +14,7 @@ from palaver.engine import (
     ToolChoice,
     ToolDefinition,
 )
+from palaver.engines.models import Model
 from palaver.ledger import Claim, HistoryEntry, Step
 from palaver.messages import Attachment, Message, Queued, Usage
 from palaver.turns.attachments import AttachmentReader
@@ -57,30 +56,53 @@ class OfferedTools:
 NO_TOOLS = OfferedTools()
 
 
+@dataclasses.dataclass(slots=True)
+class _Spent:
+    """The tokens of all generations of one turn."""
+
+    usage: Usage = dataclasses.field(default_factory=Usage)
+
+
 class Generations:
-    """The generations of one turn, which together have the ``usage``."""
+    """The generations of one turn by one model. ``usage`` is that of all models of the turn."""
 
     def __init__(
         self,
         claim: Claim,
         writer: TurnWriter,
         *,
-        engine: Engine,
-        engine_info: EngineInfo,
+        model: Model,
         attachments: AttachmentReader,
         image_memory: ImageMemory,
         timeout: float,
         deadline: float,
+        spent: "_Spent | None" = None,
     ) -> None:
-        self.usage = Usage()
+        self._spent = spent or _Spent()
         self._claim = claim
         self._writer = writer
-        self._engine = engine
-        self._engine_info = engine_info
+        self._model = model
         self._attachments = attachments
         self._image_memory = image_memory
         self._timeout = timeout
         self._deadline = deadline
+
+    @property
+    def usage(self) -> Usage:
+        return self._spent.usage
+
+    def with_model(self, model: Model) -> "Generations":
+        """Return the generations of the same turn by another model."""
+        return Generations(
+            self._claim,
+            self._writer,
+            model=model,
+            attachments=self._attachments,
+            image_memory=self._image_memory,
+            timeout=self._timeout,
+            deadline=self._deadline,
+            spent=self._spent,
+        )
 
     async def generate(
         self,
@@ -100,14 +122,14 @@ class Generations:
         """
 
         async def count_tokens(messages: Sequence[ChatMessage]) -> int:
-            return await self._engine.count_tokens(messages, tools.definitions)
+            return await self._model.engine.count_tokens(messages, tools.definitions)
 
         async def generate(seen: PromptImages) -> Generation:
             messages = await fit_prompt(
                 prompt.system,
                 prompt.history,
                 prompt.text,
-                budget=self._engine_info.context_window - sampling.max_tokens,
+                budget=self._model.info.context_window - sampling.max_tokens,
                 count_tokens=count_tokens,
                 images=seen,
                 following=prompt.following,
@@ -126,7 +148,7 @@ class Generations:
     ) -> AsyncGenerator[PromptImages, None]:
         """Yield the images that the engine sees. Their memory is reserved during the block."""
         size = 0
-        if prompt.images and "vision" in self._engine_info.capabilities:
+        if prompt.images and "vision" in self._model.info.capabilities:
             size = size_of_images(message.attachments, prompt.history)
         if not size:
             yield NO_IMAGES
@@ -164,8 +186,8 @@ class Generations:
             tool_choice=tools.choice,
             parallel_tool_calls=tools.parallel,
         )
-        generation = await self._engine.generate(request, on_text)
-        self.usage += generation.usage
+        generation = await self._model.engine.generate(request, on_text)
+        self._spent.usage += generation.usage
         return generation
 
     def _write_queued(self, ahead: int) -> None:

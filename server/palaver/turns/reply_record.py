@@ -46,6 +46,8 @@ class ReplyRecord:
         self.reason = ""
         self.score: float | None = None
         self.client_calls: tuple[ClientCall, ...] = ()
+        self.model = ""
+        """The model that wrote the text."""
         self._tools: dict[int, ToolUse] = {}
         """By the number of their step: a use has one state after the other."""
         self._question: Question | None = None
@@ -83,6 +85,7 @@ class ReplyRecord:
             problem=problem,
             finish_reason=finish_reason,
             client_calls=self.client_calls,
+            model=self.model,
         )
 
 

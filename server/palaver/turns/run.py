@@ -174,6 +174,7 @@ class Run:
             problem=result.problem,
             finish_reason=self.turn.finish_reason,
             client_calls=self.turn.record.client_calls or msgspec.UNSET,
+            model=self.turn.record.model or msgspec.UNSET,
         )
         await self.writer.settle(
             finished,

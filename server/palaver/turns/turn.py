@@ -14,7 +14,6 @@ from palaver.engine import (
     Capability,
     ChatMessage,
     Choice,
-    Engine,
     EngineInfo,
     Generation,
     JsonSchema,
@@ -23,6 +22,7 @@ from palaver.engine import (
     ToolCall,
     ToolDefinition,
 )
+from palaver.engines.models import Model, Models
 from palaver.errors import (
     InvalidInput,
     SkillError,
@@ -117,8 +117,7 @@ class TurnServices:
     """Services of the server for every Turn."""
 
     ledger: Ledger
-    engine: Engine
-    engine_info: EngineInfo
+    models: Models
     attachments: AttachmentReader
     tools: Mapping[str, Tool]
     tool_resources: ToolResources
@@ -188,14 +187,14 @@ class Turn(Generic[ArgumentsT]):
         self._skills = services.skills_of_sites.get(site, services.skills)
         self._caller = caller
         self._depth: int = caller._depth + 1 if caller else 0
+        self._model: Model = services.models.default
         self._generations: Generations = (
             caller._generations
             if caller
             else Generations(
                 claim,
                 writer,
-                engine=services.engine,
-                engine_info=services.engine_info,
+                model=self._model,
                 attachments=services.attachments,
                 image_memory=services.image_memory,
                 timeout=services.generation_timeout,
@@ -235,7 +234,19 @@ class Turn(Generic[ArgumentsT]):
     @property
     def engine(self) -> EngineInfo:
         """Return the engine's model, capabilities and ``context_window`` in tokens."""
-        return self._services.engine_info
+        return self._model.info
+
+    def use_model(self, name: str) -> None:
+        """Let another model write from here on: one of ``engine.models``, or ``default``.
+
+        At the beginning it is the one that ``skills.NAME.model`` names. Raises `NotFound`.
+        """
+        self._model = self._services.models.find(name)
+        self._generations = self._generations.with_model(self._model)
+
+    def _note_model(self) -> None:
+        """Record that the model writes a text of the reply."""
+        self.record.model = self._model.public_name
 
     @property
     def usage(self) -> Usage:
@@ -307,6 +318,7 @@ class Turn(Generic[ArgumentsT]):
         `take_steering` has something to return. After a takeover the text continues after the last
         stored character.
         """
+        self._note_model()
         step = self._journal.next_step("stream", system, prompt)
         if (recorded := self._recorded_text(step)) is not None:
             self._replay.say(recorded)
@@ -383,6 +395,8 @@ class Turn(Generic[ArgumentsT]):
         ``images`` as in `stream`. ``for_reply``: the skill says it, perhaps changed, so that what a
         program asked for the reply applies to it.
         """
+        if for_reply:
+            self._note_model()
         step = self._journal.next_step("generate", system, prompt)
         recorded = self._recorded_text(step)
         if recorded is not None:
@@ -401,6 +415,7 @@ class Turn(Generic[ArgumentsT]):
     async def complete(self, messages: Sequence[ChatMessage]) -> Generation:
         """Generate the reply to exactly these messages, with the sampling parameters that the
         program asked for, and say it as it is written. Raises `PromptTooLong`."""
+        self._note_model()
         step = self._journal.next_step("complete", *map(_fingerprint, messages))
         recorded = self._journal.recorded_result(step, _RECORDED_REPLY)
         if recorded is not None:
@@ -408,7 +423,7 @@ class Turn(Generic[ArgumentsT]):
         start = self._replay.pieces
         sampling = self._sampling_of_reply(Sampling(max_tokens=self.engine.context_window))
         if self.message.sent_history is None:  # else the pipeline has counted them
-            count_tokens = self._services.engine.count_tokens
+            count_tokens = self._model.engine.count_tokens
             await fit_exactly(messages, self.engine, count_tokens, self._program.tools)
         generation = await self._generations.request(
             step,
@@ -486,6 +501,7 @@ class Turn(Generic[ArgumentsT]):
         if offered or client_tools:
             self._require_capability("tools")
         history, following = self._split_history(history)
+        self._note_model()
 
         def make_sampling() -> Sampling:
             return self._sampling_of_reply(sampling)
@@ -583,6 +599,7 @@ class Turn(Generic[ArgumentsT]):
             deadline=self.deadline,
             caller=self,
         )
+        turn.use_model(self._services.models.of_skill(skill.name).name)
         turn.skill, turn.arguments = skill.name, call
         turn.message = message_of_call(self.message, skill, call)
         turn.messages = (turn.message,)
@@ -671,7 +688,7 @@ class Turn(Generic[ArgumentsT]):
 
     async def count_tokens(self, text: str) -> int:
         """Return the tokens that ``text`` takes as a message of its own."""
-        return await self._services.engine.count_tokens([ChatMessage("user", text)])
+        return await self._model.engine.count_tokens([ChatMessage("user", text)])
 
     # Steering
 

@@ -20,9 +20,11 @@ MODEL = "acme/tiny-1b"
 class NamedEngine(ScriptedEngine):
     """A scripted engine whose model has a name of its own."""
 
+    model = MODEL
+
     async def start(self) -> EngineInfo:
         self._info = EngineInfo(
-            model=MODEL,
+            model=self.model,
             context_window=self._info.context_window,
             capabilities=self._info.capabilities,
             slots=self._info.slots,

@@ -65,7 +65,7 @@ class Entrance:
         self.control = AdmissionControl(
             chosen,
             ledger=self.ledger,
-            scheduler=self.scheduler,
+            find_scheduler=lambda message: self.scheduler,
             quotas=self.quotas,
             metrics=self.metrics,
         )
@@ -208,7 +208,7 @@ async def test_a_turn_that_waits_for_its_own_conversation_is_not_about_to_start(
     for id in ("1", "2", "3"):
         await entrance.send(id=id, thread="t")
     await entrance.send(thread="u")
-    assert entrance.control._to_start == {("a", "channel"): 2}
+    assert entrance.control._to_start == {(entrance.scheduler, "a", "channel"): 2}
     assert entrance.control.unsettled_turns == 4
 
 
@@ -409,7 +409,7 @@ async def test_a_turn_that_began_on_another_server_is_not_about_to_start_for_eve
     entrance = Entrance()
     await entrance.send()
     for _ in range(2):
-        assert entrance.control._to_start == {("a", "channel"): 1}
+        assert entrance.control._to_start == {(entrance.scheduler, "a", "channel"): 1}
         await entrance.control.refresh()
     assert not entrance.control._to_start
 
@@ -521,11 +521,11 @@ class Account:
 
     def __init__(self) -> None:
         self.ledger = CountedLedger()
-        chosen = AdmissionSettings()
+        chosen, scheduler = AdmissionSettings(), Scheduler(1)
         self.control = AdmissionControl(
             chosen,
             ledger=self.ledger,  # type: ignore[arg-type]  # the count is all that is asked of it
-            scheduler=Scheduler(1),
+            find_scheduler=lambda message: scheduler,
             quotas=Quotas(chosen, lambda: 0.0),
             metrics=Metrics(),
         )

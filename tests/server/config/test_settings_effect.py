@@ -148,6 +148,9 @@ COVERED = {
     "plugins.strict": f"{CHECK}::test_a_plugin_that_failed_is_named_and_fails_only_when_strict",
     "plugins.disabled": "tests/server/cli/test_cli.py::test_a_disabled_plugin_is_gone",
     "engine.use": f"{THIS}::test_backends_are_built_as_the_settings_choose",
+    "engine.models.NAME.use": (
+        "tests/server/test_models.py::test_a_skill_writes_with_the_model_of_its_settings"
+    ),
     "engine.health_probe_interval": (
         "tests/server/engines/test_supervised.py::test_a_silent_crash_is_found_by_the_health_probe"
     ),
@@ -835,7 +838,7 @@ def test_a_dead_engine_is_restarted_after_the_backoff(backoff: float) -> None:
     async def seconds_until_it_is_up() -> float:
         inner = ScriptedEngine()
         chosen = EngineSettings(health_probe_interval=2.0, restart_backoff=backoff)
-        engine = SupervisedEngine(inner, chosen, Metrics())
+        engine = SupervisedEngine(inner, chosen, Metrics().of_model())
         await engine.start()
         inner.crash()
         while not engine.problem:  # noqa: ASYNC110  supervision sets no event

@@ -36,7 +36,7 @@ def settings(**engine: float) -> Settings:
 
 
 async def started(inner: ScriptedEngine, **chosen: float) -> ContinuingEngine:
-    metrics = Metrics()
+    metrics = Metrics().of_model()
     chosen_settings = QUICK.model_copy(update=chosen)
     supervised = SupervisedEngine(ToolCallingEngine(inner), chosen_settings, metrics)
     engine = ContinuingEngine(supervised, chosen_settings, metrics)
@@ -77,7 +77,10 @@ async def test_a_reply_continues_after_a_restart_of_the_engine() -> None:
         assert (reply, reply.outcome) == ("one two three four", "done")
         assert not chat.recorder.events_of(reply.turn, TextReset)
         assert [it.partial for it in inner.requests] == ["", "one two"]
-        assert b"palaver_generations_cut_total 1.0" in chat.server.metrics.exposition()
+        assert (
+            b'palaver_generations_cut_total{model="default"} 1.0'
+            in chat.server.metrics.exposition()
+        )
         assert await chat.say("and then?") == "next"
 
 

@@ -73,7 +73,9 @@ def scheduled_engine(engine: Engine, **settings: object) -> ScheduledEngine:
     chosen = AdmissionSettings.model_validate(settings)
     quotas = Quotas(chosen, asyncio.get_running_loop().time)
     scheduler = Scheduler(UNKNOWN_SLOTS, weight=lambda tenant: quotas.of_tenant(tenant).weight)
-    return ScheduledEngine(engine, chosen, scheduler=scheduler, quotas=quotas, metrics=Metrics())
+    return ScheduledEngine(
+        engine, chosen, scheduler=scheduler, quotas=quotas, metrics=Metrics().of_model()
+    )
 
 
 def request(
@@ -362,7 +364,9 @@ async def test_health_probes_and_calls_without_a_slot_bypass_the_queue() -> None
 
     inner = ScriptedEngine(reply)
     quick = EngineSettings(health_probe_interval=0.02, health_probe_timeout=1.0)
-    scheduled = scheduled_engine(SupervisedEngine(inner, quick, Metrics()), max_generations=1)
+    scheduled = scheduled_engine(
+        SupervisedEngine(inner, quick, Metrics().of_model()), max_generations=1
+    )
     await scheduled.start()
     tasks = start_generations(scheduled, request("1"), request("2"))
     async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -417,7 +421,11 @@ async def test_tokens_are_counted_by_tenant_and_against_the_persons_quota() -> N
     chosen = AdmissionSettings(person=PersonSettings(tokens_per_minute=10))
     quotas = Quotas(chosen, lambda: 0.0)
     scheduled = ScheduledEngine(
-        manual, chosen, scheduler=Scheduler(UNKNOWN_SLOTS), quotas=quotas, metrics=metrics
+        manual,
+        chosen,
+        scheduler=Scheduler(UNKNOWN_SLOTS),
+        quotas=quotas,
+        metrics=metrics.of_model(),
     )
     await scheduled.start()
     tasks = start_generations(scheduled, request("1", text="twelve bytes"))
@@ -431,7 +439,7 @@ async def test_tokens_are_counted_by_tenant_and_against_the_persons_quota() -> N
     assert excess.retry_after == pytest.approx((1 - (10 - 14)) * 6)
     shown = metrics.exposition().decode()
     assert 'palaver_tenant_tokens_total{tenant="a"} 14.0' in shown
-    assert 'palaver_scheduler_wait_seconds_count{lane="channel"} 1.0' in shown
+    assert 'palaver_scheduler_wait_seconds_count{lane="channel",model="default"} 1.0' in shown
 
 
 def test_tenants_beyond_the_limit_share_a_label() -> None:

@@ -41,7 +41,7 @@ async def wait_until_healthy(engine: SupervisedEngine, *, healthy: bool = True) 
 
 async def test_calls_to_a_crashed_engine_fail_at_once_until_it_is_up_again() -> None:
     inner = ScriptedEngine(lambda r: "alive" if "Hi" not in r.messages[0].content else "x")
-    engine = SupervisedEngine(inner, QUICK, Metrics())
+    engine = SupervisedEngine(inner, QUICK, Metrics().of_model())
     await engine.start()
     inner.crash()
     with pytest.raises(EngineUnavailable):
@@ -57,7 +57,7 @@ async def test_calls_to_a_crashed_engine_fail_at_once_until_it_is_up_again() -> 
 
 async def test_a_silent_crash_is_found_by_the_health_probe() -> None:
     inner = ScriptedEngine()
-    engine = SupervisedEngine(inner, QUICK, Metrics())
+    engine = SupervisedEngine(inner, QUICK, Metrics().of_model())
     await engine.start()
     inner.crash()
     await wait_until_healthy(engine, healthy=False)
@@ -68,7 +68,7 @@ async def test_a_silent_crash_is_found_by_the_health_probe() -> None:
 async def test_a_hang_is_found_by_the_health_probe() -> None:
     hangs = [True]
     inner = ScriptedEngine(lambda _: ScriptedReply(text="x", pause_after=0 if hangs[0] else None))
-    engine = SupervisedEngine(inner, QUICK, Metrics())
+    engine = SupervisedEngine(inner, QUICK, Metrics().of_model())
     await engine.start()
     await wait_until_healthy(engine, healthy=False)
     assert "hangs" in engine.problem
@@ -103,7 +103,7 @@ class FalseAlarmEngine(ScriptedEngine):
 
 async def test_a_late_report_of_a_crash_does_not_affect_the_restarted_engine() -> None:
     inner = FalseAlarmEngine(lambda _: "alive")
-    engine = SupervisedEngine(inner, QUICK, Metrics())
+    engine = SupervisedEngine(inner, QUICK, Metrics().of_model())
     await engine.start()
     late = dataclasses.replace(request(), tenant="late")
     late_call = asyncio.create_task(engine.generate(late, ignore))
@@ -122,7 +122,7 @@ async def test_a_late_report_of_a_crash_does_not_affect_the_restarted_engine() -
 async def test_a_request_that_fails_alone_does_not_interrupt_the_others() -> None:
     inner = FalseAlarmEngine(ScriptedReply(text="one two three", pause_after=1), "probe")
     inner.report_crash.set()
-    engine = SupervisedEngine(inner, QUICK, Metrics())
+    engine = SupervisedEngine(inner, QUICK, Metrics().of_model())
     await engine.start()
     other = asyncio.create_task(engine.generate(request(), ignore))
     await asyncio.sleep(0)
@@ -149,7 +149,7 @@ class StartCountingEngine(ScriptedEngine):
 
 async def test_a_restart_that_fails_for_any_reason_is_tried_again() -> None:
     inner = StartCountingEngine(lambda _: "alive")
-    engine = SupervisedEngine(inner, QUICK, Metrics())
+    engine = SupervisedEngine(inner, QUICK, Metrics().of_model())
     await engine.start()
     inner.crash()
     await wait_until_healthy(engine, healthy=False)
@@ -184,7 +184,7 @@ async def test_a_busy_engine_does_not_count_as_hung() -> None:
         return EngineTimeout("the health probe got no slot")
 
     inner = ProbeRecordingEngine(busy)
-    engine = SupervisedEngine(inner, QUICK, Metrics())
+    engine = SupervisedEngine(inner, QUICK, Metrics().of_model())
     await engine.start()
     with pytest.raises(EngineTimeout):
         await asyncio.wait_for(engine.generate(request(), ignore), 5)
@@ -194,7 +194,7 @@ async def test_a_busy_engine_does_not_count_as_hung() -> None:
 
 async def test_an_engine_that_refuses_the_health_probe_as_overloaded_is_healthy() -> None:
     inner = ProbeRecordingEngine(lambda: Overloaded("full"))
-    engine = SupervisedEngine(inner, QUICK, Metrics())
+    engine = SupervisedEngine(inner, QUICK, Metrics().of_model())
     await engine.start()
     await asyncio.wait_for(inner.probed_thrice.wait(), 5)
     assert inner.starts == 1
@@ -225,7 +225,7 @@ class Embedding(ScriptedEngine):
 async def test_an_engine_that_only_embeds_is_restarted_when_it_hangs() -> None:
     inner = Embedding()
     embedder = EngineEmbedder("small", inner, "m")
-    embedder.wrap(lambda engine: SupervisedEngine(engine, QUICK, Metrics()))
+    embedder.wrap(lambda engine: SupervisedEngine(engine, QUICK, Metrics().of_model()))
     await embedder.start()
     assert await embedder.embed(["a"]) == [[1.0]]
     inner.hangs = True
@@ -272,7 +272,7 @@ async def test_an_engine_that_can_do_nothing_is_not_restarted() -> None:
             return await super().generate(request, on_text)
 
     probed = asyncio.Event()
-    engine = SupervisedEngine(Nothing(), QUICK, Metrics())
+    engine = SupervisedEngine(Nothing(), QUICK, Metrics().of_model())
     await engine.start()
     for _ in range(2):
         await asyncio.wait_for(probed.wait(), 5)

@@ -199,6 +199,8 @@ async def open_live_server(
     ledger: Ledger | None = None,
     concurrency_policy: ConcurrencyPolicySettings | None = None,
     engine: Engine | None = None,
+    named_models: Mapping[str, Engine] | None = None,
+    models_of_skills: Mapping[str, str] | None = None,
     skills: Sequence[Skill] = (),
     tools: Sequence[Tool] = (),
     tool_sources: Mapping[str, ToolSource] | None = None,
@@ -230,6 +232,7 @@ async def open_live_server(
         models=models or ModelsSettings(),
         routing=RoutingSettings(default="parrot", threshold=1.0, consult_engine=False),
         concurrency_policy=concurrency_policy or ConcurrencyPolicySettings(),
+        skills={skill: {"model": model} for skill, model in (models_of_skills or {}).items()},
     )
     scripted = ScriptedSkill()
     skills = [Parrot(), Scholar(), Waiter(), Clumsy(), *skills]
@@ -239,6 +242,7 @@ async def open_live_server(
         settings,
         ledger=ledger or MemoryLedger(),
         engine=engine or ScriptedEngine(),
+        models=named_models,
         knowledge=knowledge or ListKnowledge(),
         skills={skill.name: skill for skill in skills},
         tools={tool.name: tool for tool in tools},

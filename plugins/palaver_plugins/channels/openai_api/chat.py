@@ -77,7 +77,7 @@ class ChatHandler:
         body = read_request(await request.read())
         self._models.check(body.model)
         is_engine = self._models.is_engine(body.model)
-        check_support(body, self._service.engine_info, is_engine=is_engine)
+        check_support(body, self._models.engine_of(body.model), is_engine=is_engine)
         self._models.check_tools(body.model, body.offered)
         images = self._images(request, body)
         messages = [
@@ -168,6 +168,7 @@ class ChatHandler:
             program=program_request(
                 body,
                 is_engine=is_engine,
+                model=self._models.chosen(body.model),
                 has_thread=bool(thread),
                 retention=None if thread else retention,
                 number=number,

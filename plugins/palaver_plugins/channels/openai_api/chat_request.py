@@ -273,10 +273,12 @@ def program_request(
     retention: float | None,
     number: int,
     images: Mapping[int, tuple[Attachment, ...]],
+    model: str = "",
 ) -> ProgramRequest:
     """Return what the request asks for. ``is_engine``: of the engine itself, which gets all
-    messages as they are; ``has_thread``: the server keeps the conversation; ``number``: of the
-    choice, each of which has a seed of its own; ``images``: by the position of their message."""
+    messages as they are; ``model``: of another engine than the default one; ``has_thread``: the
+    server keeps the conversation; ``number``: of the choice, each of which has a seed of its own;
+    ``images``: by the position of their message."""
     history, following = None, 0
     if not has_thread:
         answered = None if is_engine else request.answered
@@ -305,6 +307,7 @@ def program_request(
         stop=request.stops or None,
         logprobs=logprobs,
         json_schema=None if offered.forces_call else schema,
+        model=model,
     )
 
 

@@ -73,15 +73,14 @@ class EmbeddingsHandler:
     def _check_model(self, model: str) -> None:
         """Raise `NoSuchModel` and `UnsupportedParameter`."""
         self._models.check(model)
-        engine = self._models.service.engine_info
         if model != AUTO and not self._models.is_engine(model):
             raise UnsupportedParameter(
                 "model", f"{model[:60]!r} is a skill, which makes no embeddings"
             )
-        if "embed" not in engine.capabilities:
-            raise UnsupportedParameter(
-                "model", f"the engine's model {engine.model!r} makes no embeddings"
-            )
+        engine, other = self._models.service.engine_info, self._models.chosen(model)
+        if other or "embed" not in engine.capabilities:
+            name = other or engine.model
+            raise UnsupportedParameter("model", f"the engine's model {name!r} makes no embeddings")
 
 
 def _check_dimensions(vector: Sequence[float], dimensions: int | None) -> None:

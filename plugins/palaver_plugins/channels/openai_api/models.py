@@ -1,10 +1,17 @@
-"""Models of OpenAI's API: the router, the skills and the engine's own model."""
+"""Models of OpenAI's API: the router, the skills, and the models of the server's engines."""
 
 from collections.abc import Iterable
 
 from aiohttp import web
 
-from palaver import ConversationService, EngineSkill, described, requires
+from palaver import (
+    ConversationService,
+    EngineInfo,
+    EngineSkill,
+    EngineUnavailable,
+    described,
+    requires,
+)
 from palaver_plugins.channels.openai_api.errors import (
     Json,
     NoSuchModel,
@@ -24,9 +31,7 @@ class Models:
         self.service: ConversationService
 
     def names(self) -> list[str]:
-        names = [AUTO, *sorted(self.service.skills())]
-        engine = self.service.engine_info.model
-        return names if engine in names else [*names, engine]
+        return list(dict.fromkeys((AUTO, *sorted(self.service.skills()), *self.service.models())))
 
     def check(self, model: str) -> None:
         """Raise `NoSuchModel`."""
@@ -34,8 +39,22 @@ class Models:
             raise NoSuchModel(model)
 
     def is_engine(self, model: str) -> bool:
-        """Return whether the model is the engine's own; a skill of the same name comes first."""
+        """Return whether the model is an engine's; a skill of the same name comes first."""
         return model != AUTO and model not in self.service.skills()
+
+    def engine_of(self, model: str) -> EngineInfo:
+        """Return the engine that writes for a model. Raises `EngineUnavailable`."""
+        if not self.is_engine(model):
+            return self.service.engine_of_skill("" if model == AUTO else model)
+        engine = self.service.models().get(model)
+        if engine is None:
+            raise EngineUnavailable(f"the model {model!r} has not started", retry_after=5.0)
+        return engine
+
+    def chosen(self, model: str) -> str:
+        """Return `ProgramRequest.model`: the name of a model other than the default one."""
+        default = self.service.engine_info.model
+        return model if self.is_engine(model) and model != default else ""
 
     def skill_of(self, model: str) -> str | None:
         """Return the skill that answers; None: the router chooses."""
@@ -45,17 +64,24 @@ class Models:
 
     def name_of(self, skill: str, asked: str) -> str:
         """Return the name of the model that answers; that which was asked while none is chosen."""
-        return self.service.engine_info.model if skill == EngineSkill.name else skill or asked
+        if skill != EngineSkill.name:
+            return skill or asked
+        return asked if asked in self.service.models() else self.service.engine_info.model
 
     def blindness(self, model: str) -> str:
         """Return the reason why a model sees no images; empty when it does."""
-        engine = self.service.engine_info
-        if "vision" not in engine.capabilities:
-            return f"the engine's model {engine.model!r} sees no images; send text"
-        seeing = sorted(self.service.image_skills())
-        if self.is_engine(model) or model in seeing or (model == AUTO and seeing):
+        skills = sorted(self.service.image_skills())
+        engines = [
+            name
+            for name, engine in self.service.models().items()
+            if engine is not None and "vision" in engine.capabilities and self.is_engine(name)
+        ]
+        if model in engines or model in skills or (model == AUTO and skills):
             return ""
-        return f"the model {model[:60]!r} sees no images; {', '.join([engine.model, *seeing])} do"
+        if not engines:
+            engine = self.service.engine_info.model
+            return f"the engine's model {engine!r} sees no images; send text"
+        return f"the model {model[:60]!r} sees no images; {', '.join([*engines, *skills])} do"
 
     def file_refusal(self, model: str) -> str:
         """Return the reason why a model reads no files; empty when it does."""
@@ -69,7 +95,7 @@ class Models:
         check_tools(
             offered,
             model,
-            engine=self.service.engine_info,
+            engine=self.engine_of(model),
             is_engine=self.is_engine(model),
             takes_tools=model in takers or (model == AUTO and bool(takers)),
         )

@@ -121,7 +121,7 @@ class ResponsesHandler:
         body = read_request(raw)
         self._models.check(body.model)
         is_engine = self._models.is_engine(body.model)
-        check_support(body, self._service.engine_info, is_engine=is_engine)
+        check_support(body, self._models.engine_of(body.model), is_engine=is_engine)
         self._models.check_tools(body.model, body.offered)
         reader = ResponseReader(self._service, person_of(principal, body.user))
         message = await self._message(request, principal, body, reader, msgspec.json.decode(raw))
@@ -197,7 +197,10 @@ class ResponsesHandler:
             text=sent.text,
             attachments=sent.attachments,
             skill=self._models.skill_of(body.model),
-            program=_program(body, sent, history, note_of(body, raw), is_engine=is_engine),
+            program=msgspec.structs.replace(
+                _program(body, sent, history, note_of(body, raw), is_engine=is_engine),
+                model=self._models.chosen(body.model),
+            ),
         )
         if body.approval is not None:
             return await self._approve(message, body, reader)
