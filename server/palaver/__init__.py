@@ -75,6 +75,8 @@ from palaver.engine import (
     Role,
     Sampling,
     Structure,
+    Task,
+    TaskReach,
     TokenLogprob,
     ToolCall,
     ToolChoice,
@@ -259,7 +261,7 @@ from palaver.messages import (
     new_id,
 )
 from palaver.metrics import CallResult, ChannelMetrics, IgnoredReason, PlatformCall
-from palaver.models.checkpoint import Checkpoint, read_checkpoint
+from palaver.models.checkpoint import Checkpoint, read_checkpoint, read_reach
 from palaver.models.model_files import check_model_files, read_json
 from palaver.openapi import EVENT_STREAM, Content, Operation, Parameter, described
 from palaver.patterns import Pattern, PatternMatch, compile_pattern
@@ -571,6 +573,8 @@ __all__ = [
     "Structure",
     "Subscriber",
     "Subscription",
+    "Task",
+    "TaskReach",
     "Text",
     "TextReset",
     "TokenLogprob",
@@ -672,6 +676,7 @@ __all__ = [
     "read_checkpoint",
     "read_image_header",
     "read_json",
+    "read_reach",
     "received_event",
     "record_changed",
     "remaining_tokens",

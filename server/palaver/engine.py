@@ -6,8 +6,9 @@ capabilities in `EngineInfo`, so that the server refuses a skill that needs more
 
 import dataclasses
 import json
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from palaver.images import read_image_header
@@ -219,6 +220,34 @@ class Generation:
     logprobs: tuple[TokenLogprob, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
 
+    @property
+    def confidence(self) -> float | None:
+        """Return the geometric mean of the probabilities of the tokens; None when unknown."""
+        if not self.logprobs:
+            return None
+        return math.exp(sum(token.logprob for token in self.logprobs) / len(self.logprobs))
+
+
+Task = Literal["knowledge", "small_talk", "passages", "translation", "summarization", "programming"]
+"""``knowledge``: any request that needs nothing but the model. ``passages``: questions that
+passages answer."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TaskReach:
+    """What a model was made for in one task. ``languages``: codes (ISO 639-1) of the texts, for
+    programming names; empty: any. ``requests``: codes of the languages of requests. ``words``: of
+    the longest text, or of a sentence to translate; 0: any length. ``confidence``: least mean
+    probability of the tokens of a usable reply."""
+
+    languages: tuple[str, ...] = ()
+    requests: tuple[str, ...] = ()
+    words: int = 0
+    confidence: float = 0.0
+
+
+UNLIMITED = TaskReach()
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
@@ -226,6 +255,7 @@ class EngineInfo:
 
     ``context_window``: tokens of prompt and reply together. ``demonstration``: the model is too
     small for real use. ``slots``: the number of concurrent generations, None when unknown.
+    ``reach``: the tasks that the model was made for, as its card says; None: any.
     """
 
     model: str
@@ -233,6 +263,11 @@ class EngineInfo:
     capabilities: frozenset[Capability]
     demonstration: bool = False
     slots: int | None = None
+    reach: Mapping[Task, TaskReach] | None = None
+
+    def find_reach(self, task: Task) -> TaskReach | None:
+        """Return what the model was made for in a task; None: not for this task."""
+        return UNLIMITED if self.reach is None else self.reach.get(task)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

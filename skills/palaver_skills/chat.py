@@ -12,26 +12,34 @@ from palaver import (
     Skill,
     ToolDefinition,
     Turn,
+    run_on_text,
 )
-from palaver_skills import prompts
+from palaver_skills import calculation, clock, help, prompts
 from palaver_skills.documents import cut_documents, read_documents, read_earlier_documents
+from palaver_skills.flaws import is_in_language
+from palaver_skills.refusals import (
+    ask_for_confidence,
+    decline,
+    detect_person_language,
+    is_limited,
+    is_usable,
+    tell_tasks,
+)
+from palaver_skills.small_talk import is_small_talk
 from palaver_skills.token_budget import count_prompt_room, limit_reply_tokens
 
-_QUESTION = (
-    r"(?:what(?:'s| is)|how much is|calculate|compute|was (?:ist|ergibt)|wie ?viel (?:ist|sind)"
-    r"|berechne|combien font|calcule|cu[áa]nto es|calcula|计算)"
-)
-_NUMBER = r"[\s(]*(?:[-+−][\s(]*)?\d[\d.,]*[\s)]*"
-_SUM = rf"{_NUMBER}(?:(?:\*\*|//|[-+*/×÷·−^%]){_NUMBER})+"
+_TEMPERATURE = 0.7
 
 
 class Chat(Skill):
     """Small talk and general conversation.
 
     Answers from what the model knows, which may be wrong, with the conversation so far in mind.
-    Bare arithmetic is worked out by the tool ``calculate`` where that is installed. It reads
-    the documents of messages, as much as fits, and sees their images where the model does. The
-    model may call the tools of ``agents.tools``, and those of the program that sent the message.
+    Bare arithmetic is worked out by the tool ``calculate``, and the date is told by
+    ``current_time``, where these are installed. It reads the documents of messages, as much as
+    fits, and sees their images where the model does. The model may call the tools of
+    ``agents.tools``, and those of the program that sent the message. A model with a declared reach
+    makes only small talk, if that is part of it.
     """
 
     name = "chat"
@@ -77,22 +85,20 @@ class Chat(Skill):
         "你是谁？",
         "谢谢，再见",
     )
-    patterns: ClassVar = (
-        rf"{_QUESTION}\s*(?P<expression>{_SUM})\s*[=?？.]*",
-        rf"(?P<expression>{_SUM})\s*=\s*[?？]?",
-    )
+    patterns: ClassVar = (*calculation.PATTERNS, clock.PATTERN, help.PATTERN)
 
     class Settings(PluginSettings):
         system: str = prompts.CHAT
         """System text of the model."""
-        temperature: float = pydantic.Field(default=0.7, ge=0, le=2)
-        """0 always takes the likeliest word."""
+        temperature: float | None = pydantic.Field(default=None, ge=0, le=2)
+        """0 always takes the likeliest word. Not set: 0.7; 0 for a model with a declared reach."""
         max_tokens: int = pydantic.Field(default=512, ge=1)
         """Longest reply; never more than half of the model's context window."""
 
     class Arguments(pydantic.BaseModel):
         model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
         expression: str = pydantic.Field(default="", description="Arithmetic to work out")
+        clock: str = pydantic.Field(default="", description="Question for the date or the time")
 
     async def answer(self, turn: Turn[Arguments]) -> None:
         if problem := _find_blindness(turn):
@@ -100,8 +106,44 @@ class Chat(Skill):
             return
         if turn.arguments.expression and await _calculate(turn, turn.arguments.expression):
             return
+        if turn.arguments.clock and await _tell_time(turn):
+            return
+        if is_limited(turn.engine):
+            await self._make_small_talk(turn)
+        else:
+            await self._converse(turn)
+
+    async def _make_small_talk(self, turn: Turn[Arguments]) -> None:
+        """Answer small talk with a model that can do no more; decline anything else, and what the
+        model is not sure of."""
+        text = turn.message.text
+        reach = turn.engine.find_reach("small_talk")
+        if help.asks_for_help(text):
+            await tell_tasks(turn)
+            return
+        if reach is None or turn.message.attachments or not await run_on_text(is_small_talk, text):
+            await decline(turn, "knowledge")
+            return
+        sampling = self._sampling(limit_reply_tokens(turn, self.settings.max_tokens), 0.0)
+        written = await turn.generate(
+            text,
+            system=self.settings.system,
+            history=turn.history,
+            sampling=ask_for_confidence(turn, sampling),
+            for_reply=True,
+        )
+        language = await detect_person_language(text)
+        if is_usable(turn, "small_talk", written, text) and await run_on_text(
+            is_in_language, written, language
+        ):
+            await turn.say(written)
+        else:
+            await decline(turn, "small_talk")
+
+    async def _converse(self, turn: Turn[Arguments]) -> None:
+        """Answer from what the model knows, with tools where it can call them."""
         reply = limit_reply_tokens(turn, self.settings.max_tokens)
-        sampling = Sampling(temperature=self.settings.temperature, max_tokens=reply)
+        sampling = self._sampling(reply, _TEMPERATURE)
         prompt = await self._build_prompt(turn, reply)
         system, history = self.settings.system, turn.history
         tools: list[str | ToolDefinition] = [*(turn.enabled_tools or ()), *turn.client_tools]
@@ -118,6 +160,11 @@ class Chat(Skill):
             await turn.stream(
                 prompt, system=system, history=history, sampling=sampling, images=True
             )
+
+    def _sampling(self, tokens: int, temperature: float) -> Sampling:
+        """Return the sampling parameters; ``temperature`` applies where none is set."""
+        chosen = self.settings.temperature
+        return Sampling(temperature=temperature if chosen is None else chosen, max_tokens=tokens)
 
     async def _build_prompt(self, turn: Turn[Arguments], reply: int) -> str:
         """Return the message, after the documents that were sent with it, or last."""
@@ -142,9 +189,20 @@ def _find_blindness(turn: Turn[Any]) -> str:
 
 async def _calculate(turn: Turn[Chat.Arguments], expression: str) -> bool:
     """Answer by the tool and return True; False when it is not installed or refuses."""
+    expression = calculation.write_signs(expression)
     try:
-        result = await turn.call_tool("calculate", expression=expression.strip())
+        result = await turn.call_tool("calculate", expression=expression)
     except (NotFound, InvalidInput):
         return False
-    await turn.say(f"{expression.strip()} = {result}")
+    await turn.say(f"{expression} = {result}")
+    return True
+
+
+async def _tell_time(turn: Turn[Chat.Arguments]) -> bool:
+    """Tell date and time by the tool and return True; False when it is not installed."""
+    try:
+        moment = await turn.call_tool("current_time")
+    except NotFound:
+        return False
+    await turn.say(clock.tell_time(moment, await detect_person_language(turn.message.text)))
     return True

@@ -12,7 +12,7 @@ from palaver import Passage, is_unspaced, split_terms
 from palaver_skills.markdown import BLOCK_PARSER
 
 _NUMBERS = r"\d{1,2}(?:[ ]{0,2}[,;–-][ ]{0,2}\d{1,2}){0,19}"
-_MARK = re.compile(rf"\[({_NUMBERS})\]|【({_NUMBERS})(?:†[^】\n]{{0,40}})?】|［({_NUMBERS})］")
+MARK = re.compile(rf"\[({_NUMBERS})\]|【({_NUMBERS})(?:†[^】\n]{{0,40}})?】|［({_NUMBERS})］")
 _UNFINISHED_MARK = re.compile(r"\[[\d ,;–-]{0,120}|【[^】\n]{0,160}|［[\d ,;–-]{0,120}")
 _GAP = re.compile(r"[ ]?,?[ ]?")
 """What may stand between marks of one place."""
@@ -118,7 +118,7 @@ class CitationFilter:
         """Read a group of marks, before which ``text[at:start]`` is space."""
         marks: list[re.Match[str]] = []
         end = start
-        while len(marks) < _MAX_MARKS and (mark := _MARK.match(text, end)):
+        while len(marks) < _MAX_MARKS and (mark := MARK.match(text, end)):
             marks.append(mark)
             end = mark.end() + len(_GAP.findall(text[mark.end() : mark.end() + 3])[0])
             if not is_last and (end == len(text) or text[mark.end() :] == "]"):
@@ -274,8 +274,11 @@ def find_cited(answer: str, passages: Sequence[Passage]) -> CitationFilter:
 
 
 def find_closest(answer: str, passages: Sequence[Passage]) -> list[int]:
-    """Return the number of the passage that shares most words with the answer, if any does."""
+    """Return the number of the passage that shares most words with the answer, if any does. It has
+    all numbers that the answer has in digits."""
     said = select_terms(answer)
-    shared = [len(said & select_terms(add_heading(passage))) for passage in passages]
+    numbers = set(filter(str.isdigit, said))
+    terms = [select_terms(add_heading(passage)) for passage in passages]
+    shared = [len(said & each) if numbers <= each else 0 for each in terms]
     best = max(range(len(shared)), key=shared.__getitem__)
     return [best + 1] if shared[best] else []

@@ -5,6 +5,7 @@ version of Python. What looks like something else than a program (a session, she
 a notebook) is not judged, and neither is what may be a part of a program.
 """
 
+import ast
 import keyword
 import re
 from typing import NamedTuple
@@ -72,6 +73,17 @@ def read_fences(text: str) -> list[Fence]:
         for token in BLOCK_PARSER.parse(text)
         if token.type == "fence" and token.map
     ]
+
+
+def defines_function(text: str) -> bool:
+    """Return True when the first fenced block parses with this version of Python, and defines a
+    function."""
+    blocks = read_fences(text[:_LONGEST_CHECKED])
+    try:
+        body = ast.parse(blocks[0].code).body if blocks else []
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in body)
 
 
 def _read_fence(info: str, code: str, mark: str, lines: list[str]) -> Fence:

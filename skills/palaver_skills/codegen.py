@@ -1,13 +1,20 @@
 """Code generation: one fenced block, and one sentence about it."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import pydantic
 
 from palaver import HistoryEntry, PluginSettings, Sampling, Skill, Turn, run_on_text
 from palaver_skills import prompts
-from palaver_skills.code_check import close_fence, find_python_error, read_fences
+from palaver_skills.code_check import (
+    close_fence,
+    defines_function,
+    find_python_error,
+    read_fences,
+)
+from palaver_skills.refusals import ask_for_confidence, decline, is_limited, is_usable, understands
 from palaver_skills.token_budget import limit_reply_tokens
 
 LANGUAGES: dict[str, tuple[str, ...]] = {
@@ -163,6 +170,9 @@ class Codegen(Skill):
             temperature=self.settings.temperature,
             max_tokens=limit_reply_tokens(turn, self.settings.max_tokens),
         )
+        if is_limited(turn.engine):
+            await _write_small_function(turn, language, earlier, sampling)
+            return
         text = await turn.stream(
             turn.message.text,
             system=prompts.build_codegen_system(language),
@@ -174,6 +184,36 @@ class Codegen(Skill):
         problem = "" if rest else await run_on_text(find_python_error, text, LANGUAGES["Python"])
         if problem:
             await turn.say(f"\n\nNote: this is not well-formed Python ({problem}).")
+
+
+async def _write_small_function(
+    turn: Turn[Codegen.Arguments],
+    language: str,
+    earlier: Sequence[HistoryEntry],
+    sampling: Sampling,
+) -> None:
+    """Say code of a model that was made for small functions, when it defines one; else decline."""
+    reach = turn.engine.find_reach("programming")
+    if reach is None:
+        await decline(turn, "knowledge")
+        return
+    if reach.languages and language not in reach.languages:
+        await decline(turn, "programming_language", language=language, languages=reach.languages)
+        return
+    if not await understands(turn, reach):
+        return
+    written = await turn.generate(
+        turn.message.text,
+        system=prompts.build_codegen_system(language),
+        history=earlier,
+        sampling=ask_for_confidence(turn, sampling),
+        for_reply=True,
+    )
+    is_right = language != "Python" or await run_on_text(defines_function, written)
+    if is_right and is_usable(turn, "programming", written, turn.message.text):
+        await turn.say(written)
+    else:
+        await decline(turn, "no_code")
 
 
 def _filter_own(history: tuple[HistoryEntry, ...]) -> tuple[HistoryEntry, ...]:

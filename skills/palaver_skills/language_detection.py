@@ -39,16 +39,18 @@ _SCRIPT_SHARES = {"ja": 0.05, "zh": 0.1, "uk": 0.02}
 _FUNCTION_WORDS = {
     "en": "the and of to in is that it was for you he on are with as this have not be at but "
     "from we they must there she what his her will would do did can all no my me your him "
-    "them an or if",
+    "them an or if how much many does what when where who why which could should",
     "de": "der die das und ist nicht ich ein eine zu den mit von sich auf für dem es sie wir im "
     "auch den des er hat war was du mir mich dich dir aber oder wenn wie noch nur nach "
-    "bei aus um am",
+    "bei aus um am wer wo wann warum welche welcher welches viel viele kann meine mein",
     "fr": "le la les des et est un une que pas pour dans je il qui ce sur vous au avec nous "
     "sont ai as ont avez suis peut fait très bien elle ils on ne se son sa ses du tu me "
-    "te mon ma mes cette était été plus tout mais ou si par",
+    "te mon ma mes cette était été plus tout mais ou si par quel quelle quels où quand "
+    "comment pourquoi combien",
     "es": "el la los las de que y es en un una por con no para se del lo su como está más al "
     "este esta estos ese esa muy me te mi tu él ella yo le nos sus son fue ha he todo "
-    "pero o si a queda tiene hay ya qué cuando eso sin sobre",
+    "pero o si a queda tiene hay ya qué cuando eso sin sobre quién dónde cuándo cómo cuál "
+    "cuánto cuántos",
     "it": "il lo gli di che è e un una per con non sono della del nel alla ha anche più questo "
     "i le dei nella delle sul dal si come essere questa hanno loro molto tra ma se ai "
     "alle dello stato dai agli sulla quando perché però stata era ogni cui ed",
@@ -69,6 +71,8 @@ _FUNCTION_WORDS = {
     "vi": "và là của không có một được cho trong này người với các những đã",
     "id": "dan yang di itu ini dengan untuk tidak dari pada adalah dalam ke saya akan",
 }
+_FUNCTION_WORD_WEIGHT = 3.0
+"""What a function word adds to the logarithms of the trigrams."""
 _FUNCTION_WORD_LEAD = 60
 """Lead that a language without trigrams needs, in sixtieths of a function word."""
 _WORDS_OF = {code: frozenset(words.split()) for code, words in _FUNCTION_WORDS.items()}
@@ -97,8 +101,11 @@ def _detect_by_script(letters: str) -> str:
 
 def _detect_by_words(words: list[str]) -> str:
     scores = _score_trigrams(words)
-    learnt = max(scores, key=lambda code: scores[code]) if any(scores.values()) else ""
     hits = _count_function_words(words)
+    together = {
+        code: score + _FUNCTION_WORD_WEIGHT * hits[code] / 60 for code, score in scores.items()
+    }
+    learnt = max(together, key=lambda code: together[code]) if any(scores.values()) else ""
     other = max((code for code in hits if code not in scores), key=hits.__getitem__, default="")
     return other if other and hits[other] >= hits[learnt] + _FUNCTION_WORD_LEAD else learnt
 

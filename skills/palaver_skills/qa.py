@@ -17,17 +17,14 @@ from palaver import (
     run_on_text,
 )
 from palaver_skills import prompts
-from palaver_skills.citations import CitationFilter, add_heading, find_cited, find_closest
+from palaver_skills.citations import MARK, CitationFilter, add_heading, find_cited, find_closest
 from palaver_skills.documents import read_documents, read_earlier_documents
 from palaver_skills.follow_ups import add_last_question, rewrite_follow_up
 from palaver_skills.quotes import FilterChain, QuoteFilter
+from palaver_skills.refusals import decline, is_limited, understands
+from palaver_skills.support import find_support
 from palaver_skills.token_budget import count_prompt_room, limit_reply_tokens, split_to_tokens
 
-NO_PASSAGES = (
-    "I find nothing about that in the knowledge base. I answer questions from its documents, "
-    "and from documents that you send with a message."
-)
-"""Reply where the model is too small to know anything itself."""
 FROM_GENERAL_KNOWLEDGE = "Not in the documents; from general knowledge:"
 
 _DOCUMENTS = (
@@ -124,7 +121,15 @@ class QA(Skill):
         if not found:
             await self._answer_without_passages(turn, question)
             return
-        question = rewritten or question
+        if is_limited(turn.engine):
+            await self._copy_answer(turn, found, rewritten or question)
+        else:
+            await self._write_answer(turn, found, rewritten or question)
+
+    async def _write_answer(
+        self, turn: Turn[Arguments], found: Sequence[Passage], question: str
+    ) -> None:
+        """Say what the model writes about the passages, and cite those that it names."""
         reply = limit_reply_tokens(turn, self.settings.max_tokens)
         passages = await _fit_passages(turn, found, question, reply)
         answer = await turn.stream(
@@ -146,9 +151,37 @@ class QA(Skill):
         for number in cited:
             turn.cite(found[number - 1], number=number)
 
+    async def _copy_answer(
+        self, turn: Turn[Arguments], found: Sequence[Passage], question: str
+    ) -> None:
+        """Say the answer of a model that can only copy, once a passage is found that supports it;
+        else decline."""
+        reach = turn.engine.find_reach("passages")
+        if reach is None:
+            await decline(turn, "knowledge")
+            return
+        if not await understands(turn, reach):
+            return
+        reply = limit_reply_tokens(turn, self.settings.max_tokens)
+        passages = await _fit_passages(turn, found, question, reply)
+        written = await turn.generate(
+            prompts.build_grounded_question(enumerate(passages, 1), question),
+            system=prompts.GROUNDED,
+            sampling=Sampling(max_tokens=reply, temperature=self.settings.temperature),
+            for_reply=True,
+        )
+        answer = MARK.sub("", written).strip()
+        titles = [passage.title for passage in found]
+        number = await run_on_text(find_support, answer, question, passages, titles)
+        if number is None or prompts.NOT_IN_DOCUMENTS.rstrip(".") in answer:
+            await decline(turn, "no_answer")
+            return
+        await turn.say(f"{answer} [{number}]")
+        turn.cite(found[number - 1], number=number)
+
     async def _answer_without_passages(self, turn: Turn[Arguments], question: str) -> None:
-        if turn.engine.demonstration:
-            await turn.say(NO_PASSAGES)
+        if turn.engine.demonstration or is_limited(turn.engine):
+            await decline(turn, "no_passage")
             return
         await turn.say(f"{FROM_GENERAL_KNOWLEDGE}\n\n")
         await turn.stream(

@@ -6,9 +6,10 @@ from typing import Annotated, ClassVar
 
 import pydantic
 
-from palaver import HistoryEntry, InvalidInput, PluginSettings, Sampling, Skill, Turn
+from palaver import HistoryEntry, InvalidInput, PluginSettings, Sampling, Skill, Turn, run_on_text
 from palaver_skills import prompts
 from palaver_skills.documents import join_documents, read_documents
+from palaver_skills.flaws import count_words, drop_repeats, is_made_of
 from palaver_skills.instructions import (
     ANY,
     BEFORE,
@@ -19,7 +20,9 @@ from palaver_skills.instructions import (
     join_words,
     read_request,
 )
+from palaver_skills.language_detection import detect_language
 from palaver_skills.prompts import Length
+from palaver_skills.refusals import decline, has_language, is_limited
 from palaver_skills.token_budget import count_prompt_room, limit_reply_tokens, split_to_tokens
 
 NOTHING_TO_SUMMARIZE = "There is nothing to shorten yet: send the text together with the request."
@@ -238,6 +241,8 @@ class Summarization(Skill):
         if not text.strip():
             await turn.say(NOTHING_TO_SUMMARIZE)
             return
+        if not await _is_in_reach(turn, text):
+            return
         length = length or "three sentences"
         system = prompts.build_summarization_system(length)
         reply = min(
@@ -245,11 +250,23 @@ class Summarization(Skill):
             max(16, turn.engine.context_window // 3),
         )
         room = await count_prompt_room(turn, system, reply)
-        await turn.stream(
-            await self._reduce(turn, text, room),
-            system=system,
-            sampling=self._sampling(reply),
+        rest = await self._reduce(turn, text, room)
+        if is_limited(turn.engine):
+            await self._say_usable(turn, rest, system, reply)
+        else:
+            await turn.stream(rest, system=system, sampling=self._sampling(reply))
+
+    async def _say_usable(self, turn: Turn[Arguments], text: str, system: str, reply: int) -> None:
+        """Say a summary without what it repeats, when it is made of the words of the text; else
+        decline."""
+        written = await turn.generate(
+            text, system=system, sampling=self._sampling(reply), for_reply=True
         )
+        summary = await run_on_text(drop_repeats, written)
+        if await run_on_text(is_made_of, summary, text):
+            await turn.say(summary)
+        else:
+            await decline(turn, "no_result")
 
     async def _read_request(self, turn: Turn[Arguments]) -> tuple[str, str]:
         """Return instruction and text. With documents, these are the text."""
@@ -296,6 +313,22 @@ class Summarization(Skill):
 
     def _sampling(self, tokens: int) -> Sampling:
         return Sampling(max_tokens=tokens, temperature=self.settings.temperature)
+
+
+async def _is_in_reach(turn: Turn[Summarization.Arguments], text: str) -> bool:
+    """Return True for a text that the model was made for; else decline it."""
+    reach = turn.engine.find_reach("summarization")
+    if reach is None:
+        await decline(turn, "knowledge")
+        return False
+    if reach.words and await run_on_text(count_words, text) > reach.words:
+        await decline(turn, "long_text", words=reach.words)
+        return False
+    language = await run_on_text(detect_language, text)
+    if language is not None and not has_language(reach.languages, language):
+        await decline(turn, "language", language=language.code, languages=reach.languages)
+        return False
+    return True
 
 
 def format_history(history: Sequence[HistoryEntry]) -> str:

@@ -10,6 +10,7 @@ from palaver import InvalidInput, PluginSettings, Sampling, Skill, Turn, run_on_
 from palaver_skills import languages, prompts
 from palaver_skills.cleaning import clean_reply
 from palaver_skills.documents import join_documents, read_documents
+from palaver_skills.flaws import count_words, is_in_language
 from palaver_skills.instructions import (
     ANY,
     BEFORE,
@@ -25,6 +26,13 @@ from palaver_skills.instructions import (
 from palaver_skills.language_detection import detect_language
 from palaver_skills.languages import BY_CODE, MARK, STARTER_LANGUAGES, Language
 from palaver_skills.markdown import FIXED, Passage, read_document, split_edges
+from palaver_skills.refusals import (
+    ask_for_confidence,
+    decline,
+    has_language,
+    is_limited,
+    is_usable,
+)
 from palaver_skills.text_splitting import split_sentences
 from palaver_skills.token_budget import TEMPLATE, split_to_tokens
 
@@ -134,6 +142,10 @@ def _read_language(value: object) -> object:
 LanguageCode = Annotated[str, pydantic.BeforeValidator(_read_language)]
 
 
+class _Unusable(Exception):
+    """The model has written what is no translation."""
+
+
 class Translation(Skill):
     """Translate a text into another language.
 
@@ -219,14 +231,29 @@ class Translation(Skill):
         if source == target:
             await turn.say(f"This is {target.name} already.")
             return
-        unknown = [x.name for x in (source, target) if x is not None and x not in STARTER_LANGUAGES]
-        if turn.engine.demonstration and unknown:
-            known = ", ".join(language.name for language in STARTER_LANGUAGES)
-            await turn.say(f"The demonstration model does not know {unknown[0]}, only {known}.")
+        if not await _is_in_reach(turn, source, target, text):
             return
-        async for piece in self._translate(turn, text, _build_instructions(turn, source, target)):
-            await turn.say(piece)
+        pieces = self._translate(turn, text, _build_instructions(turn, source, target))
+        if not is_limited(turn.engine):
+            async for piece in pieces:
+                await turn.say(piece)
+        elif not await self._say_usable(turn, pieces, target):
+            return
         await turn.remember("target", target.code)
+
+    async def _say_usable(
+        self, turn: Turn[Arguments], pieces: AsyncIterator[str], target: Language
+    ) -> bool:
+        """Say a translation when the whole of it is usable; else decline it."""
+        try:
+            written = "".join([piece async for piece in pieces])
+        except _Unusable:
+            written = ""
+        if not written or not await run_on_text(is_in_language, written, target.code):
+            await decline(turn, "no_result")
+            return False
+        await turn.say(written)
+        return True
 
     def _check_length(self, text: str, *, beside: int = 0) -> None:
         """Raise `InvalidInput` for a text that is too long, ``beside`` an instruction."""
@@ -320,7 +347,11 @@ class Translation(Skill):
             room = turn.engine.context_window - await turn.count_tokens(system) - TEMPLATE
             most = min(2 * len(text.encode()) + 32, 2 * self.settings.piece_tokens, room * 2 // 3)
             sampling = Sampling(max_tokens=max(16, most), temperature=self.settings.temperature)
-            written = await turn.generate(text, system=system, sampling=sampling, for_reply=True)
+            written = await turn.generate(
+                text, system=system, sampling=ask_for_confidence(turn, sampling), for_reply=True
+            )
+            if not is_usable(turn, "translation", written, text):
+                raise _Unusable
             text = await run_on_text(clean_reply, written, text)
         return text
 
@@ -331,6 +362,26 @@ def _find_languages(instruction: str) -> tuple[Language | None, Language | None]
     source = languages.find_language(match["source"]) if match else None
     others = [found for found in languages.find_languages(instruction) if found != source]
     return source, others[-1] if others else None
+
+
+async def _is_in_reach(
+    turn: Turn[Translation.Arguments], source: Language | None, target: Language, text: str
+) -> bool:
+    """Return True for what the model was made for; else decline it."""
+    reach = turn.engine.find_reach("translation")
+    if reach is None:
+        await decline(turn, "knowledge")
+        return False
+    for language in filter(None, (source, target)):
+        if not has_language(reach.languages, language):
+            await decline(turn, "language", language=language.code, languages=reach.languages)
+            return False
+    if reach.words:
+        sentences = await run_on_text(split_sentences, text)
+        if max(map(count_words, sentences), default=0) > reach.words:
+            await decline(turn, "long_sentence", words=reach.words)
+            return False
+    return True
 
 
 async def _find_target(turn: Turn[Translation.Arguments], named: Language | None) -> Language:

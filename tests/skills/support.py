@@ -1,11 +1,13 @@
 """Scripts and engines for the tests of skills."""
 
+import dataclasses
 import re
 from typing import Any
 
-from palaver import Conversation, new_id
+from palaver import Conversation, Task, TaskReach, new_id
 from palaver.engine import EngineInfo, GenerationRequest
 from palaver.testing import ChatClient, ScriptedEngine
+from palaver.testing.engine import Script
 
 GERMAN = {
     "Hello": "Hallo",
@@ -35,17 +37,23 @@ def shout(request: GenerationRequest) -> str:
     return re.sub(r"⟦\d+⟧", "", request.messages[-1].content).upper()
 
 
+REACH: dict[Task, TaskReach] = {
+    "passages": TaskReach(requests=("en",)),
+    "translation": TaskReach(languages=("en", "fr", "de", "es", "zh"), words=8, confidence=0.5),
+    "summarization": TaskReach(languages=("en",), words=40),
+    "programming": TaskReach(languages=("Python",), requests=("en",)),
+    "small_talk": TaskReach(),
+}
+
+
 class Demonstration(ScriptedEngine):
-    """An engine with a demonstration model."""
+    """An engine with a demonstration model, made for the tasks of `REACH`."""
+
+    def __init__(self, *replies: str | Script, **options: Any) -> None:  # Any: as ScriptedEngine's
+        super().__init__(*replies, reach=REACH, **options)
 
     async def start(self) -> EngineInfo:
-        engine_info = await super().start()
-        return EngineInfo(
-            model=engine_info.model,
-            context_window=engine_info.context_window,
-            capabilities=engine_info.capabilities,
-            demonstration=True,
-        )
+        return dataclasses.replace(await super().start(), demonstration=True)
 
 
 async def say_alone(chat: ChatClient, text: str, **about: Any) -> str:  # Any: fields of Message

@@ -14,7 +14,8 @@ from palaver.config.settings import (
 )
 from palaver.testing import ScriptedEngine, converse
 from palaver_skills import follow_ups, prompts
-from palaver_skills.qa import FROM_GENERAL_KNOWLEDGE, NO_PASSAGES, QA
+from palaver_skills.qa import FROM_GENERAL_KNOWLEDGE, QA
+from palaver_skills.refusals import REASONS, WAY_OUT
 
 SHOP = (
     Document(id="returns", title="Returns", text="You may return goods within 30 days."),
@@ -146,7 +147,7 @@ class SmallEngine(ScriptedEngine):
 async def test_a_model_that_knows_nothing_is_not_asked_without_a_passage() -> None:
     engine = SmallEngine()
     async with converse(QA, engine=engine, knowledge=SHOP) as chat:
-        assert await chat.say("xylophone?") == NO_PASSAGES
+        assert await chat.say("xylophone?") == f"{REASONS['no_passage']['en']} {WAY_OUT['en']}"
         assert not engine.requests
 
 

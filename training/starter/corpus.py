@@ -18,6 +18,8 @@ HELD_OUT_SHARE = 0.012
 """Share of every source that is kept for measuring."""
 
 EXAMPLES = Path(__file__).with_name("examples.toml")
+FIRST_MINUTE = Path(__file__).parents[2] / "benchmarks" / "first_minute"
+FIRST_QUESTIONS = ("questions.jsonl", "held_out.jsonl")
 EXAMPLE_OVERLAP = 0.85
 """Share of common words above which a training text is a copy of an example question."""
 
@@ -70,8 +72,15 @@ def _example_words() -> tuple[frozenset[str], ...]:
 
 
 def example_texts() -> list[str]:
-    """Return every text of the examples: requests and the texts that they are about."""
-    return list(_strings(read_examples()))
+    """Return every text of the examples: requests and the texts that they are about; and the
+    questions of the first minute."""
+    return [*_strings(read_examples()), *_first_questions()]
+
+
+def _first_questions() -> Iterator[str]:
+    for name in FIRST_QUESTIONS:
+        for line in (FIRST_MINUTE / name).read_text("utf-8").splitlines():
+            yield json.loads(line)["text"]
 
 
 def _strings(value: object) -> Iterable[str]:

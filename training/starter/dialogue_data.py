@@ -4,11 +4,10 @@ Bot Framework chit-chat (MIT, Microsoft), ChatterBot corpus (BSD-3-Clause), Synt
 (CC-BY 4.0, Google); the introductions and the questions about earlier turns are generated.
 """
 
-# ruff: noqa: E501 (tables of texts read better with one entry to a line)
-
 from __future__ import annotations
 
 import random
+import tomllib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -19,8 +18,8 @@ from training.starter.slot_values import COLORS, FOODS, JOBS, SlotValues
 
 from palaver_skills import prompts
 
-LOCALES = {"en-us": 6, "de-de": 1, "es-es": 1, "fr-fr": 1, "zh-cn": 1}
-TOPICS = {"tech_support", "trivia", "emotion", "greetings", "humor", "food", "science", "sports"}
+LOCALES = {"en-us": 3, "de-de": 2, "es-es": 2, "fr-fr": 2, "zh-cn": 2}
+TOPICS = {"tech_support", "emotion", "greetings", "humor", "food"}
 EXCLUDED_WORDS = (
     "fart",
     "pee",
@@ -36,80 +35,8 @@ EXCLUDED_WORDS = (
     "```",
 )
 
-INTRODUCTIONS: tuple[tuple[tuple[str, ...], str], ...] = (
-    (
-        (
-            "Who are you?",
-            "What are you?",
-            "Who is this?",
-            "hi, who are you",
-            "Introduce yourself.",
-            "Tell me who you are.",
-        ),
-        "I am Palaver, an assistant. I can chat, answer questions, translate, summarize and write code.",
-    ),
-    (
-        (
-            "What is your name?",
-            "What's your name?",
-            "Do you have a name?",
-            "How are you called?",
-            "your name?",
-        ),
-        "My name is Palaver.",
-    ),
-    (
-        (
-            "What can you do?",
-            "How can you help me?",
-            "What are you good at?",
-            "Help",
-            "What do you do?",
-            "What are your skills?",
-        ),
-        "I can chat, answer questions from your documents, translate, summarize and write small functions.",
-    ),
-    (
-        (
-            "Hello",
-            "Hi",
-            "Hey",
-            "Hello!",
-            "Hi there",
-            "Good morning",
-            "Good evening",
-            "hi!",
-            "Hello there",
-        ),
-        "Hello! How can I help you?",
-    ),
-    (
-        ("Thanks", "Thank you", "Thank you very much!", "thanks a lot", "Great, thanks."),
-        "You are welcome!",
-    ),
-    (("Bye", "Goodbye", "See you", "See you later!", "Good night"), "Goodbye! See you soon."),
-    (
-        (
-            "I am sad.",
-            "I feel bad today.",
-            "I had a bad day.",
-            "I feel down.",
-            "Make me smile.",
-            "Make me feel better.",
-        ),
-        "I am sorry to hear that. I hope that your day gets better soon!",
-    ),
-    (
-        (
-            "Tell me a joke.",
-            "Do you know a joke?",
-            "Say something funny.",
-            "joke please",
-            "Make me laugh.",
-        ),
-        "Why did the computer go to the doctor? It had a virus!",
-    ),
-)
+INTRODUCTIONS = Path(__file__).with_name("introductions.toml")
+INTRODUCTION_WEIGHT = 12
 MEMORIES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     (
         "My name is {v}.",
@@ -169,8 +96,14 @@ def read_small_talk(folder: Path) -> tuple[tuple[tuple[str, ...], str, int], ...
         question, answer = row["turns"][0], row["turns"][-1]
         if row["lang"] == "english" and row["topic"] in TOPICS and _usable(question + answer):
             found.append(((corpus.clean(question),), corpus.clean(answer), 1))
-    found += [(asked, answer, 12) for asked, answer in INTRODUCTIONS]
+    found += [(asked, answer, INTRODUCTION_WEIGHT) for asked, answer in read_introductions()]
     return tuple(found)
+
+
+def read_introductions() -> list[tuple[tuple[str, ...], str]]:
+    """Read what the assistant says about itself, as wordings and their answer."""
+    table = tomllib.loads(INTRODUCTIONS.read_text("utf-8"))
+    return [(tuple(each["asked"]), each["answer"]) for each in table["talk"]]
 
 
 @lru_cache(maxsize=2)

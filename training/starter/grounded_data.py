@@ -243,8 +243,12 @@ def make_group(
     numbered = [(first + place, item) for place, item in enumerate(passages)]
     shared = prompts.build_grounded_question([(n, p.text) for n, p in numbered], "")
     turns = make_questions(numbered, subject_kind, values, taken)
-    kept = tuple((turn,) for turn in turns if held_out or not corpus.resembles_example(turn[0]))
+    kept = tuple((turn,) for turn in turns if held_out or not _resembles_example(turn[0]))
     return Group("grounded", prompts.GROUNDED, kept, shared.removesuffix("Question: "))
+
+
+def _resembles_example(asked: str) -> bool:
+    return corpus.resembles_example(asked.removeprefix("Question: "))
 
 
 def _mix_in(

@@ -34,6 +34,9 @@ EXERCISE_STEPS = 1000
 """Steps in which a quarter of the rows are lookup exercises; grounded questions follow."""
 WIDE_TASKS = {"grounded": 0.9, "summary": 0.1}
 LONG_TASKS = {"long": 0.8, "summary": 0.2}
+REVISION_TASKS = {"chat": 0.7, "code": 0.25, "routing": 0.05}
+REVISION_EXERCISES = {"grounded": 0.5, "chat": 0.3, "code": 0.2}
+"""Narrow rows of a run that goes on from an exported model."""
 LOSS_WEIGHTS = {"grounded": 2.0, "code": 0.5, "summary": 1.0, "long": 2.0}
 
 
@@ -80,6 +83,8 @@ class Mixture:
     packers: dict[str, Packer]
     encoder: Encoder
     tokens: int
+    revises: bool = False
+    """The run goes on from an exported model."""
 
     @classmethod
     def open(
@@ -89,6 +94,8 @@ class Mixture:
         tokens: int,
         prompt_weight: float = 0.0,
         copy_weight: float = 0.0,
+        *,
+        revises: bool = False,
     ) -> Mixture:
         """Pack the streams by name (see `sources`); `tokens` is half the size of a step."""
         encoder = Encoder(tokenizer, prompt_weight, copy_weight)
@@ -96,7 +103,7 @@ class Mixture:
             name: Packer(source, encoder, weight=LOSS_WEIGHTS.get(name, 1.0))
             for name, source in streams.items()
         }
-        return cls(packers, encoder, tokens)
+        return cls(packers, encoder, tokens, revises)
 
     def cursors(self) -> dict[str, int]:
         """Return the state."""
@@ -114,13 +121,17 @@ class Mixture:
         directions = {f"en-{x}": part * INTO_FOREIGN for x, part in TRANSLATION.items()}
         directions |= {f"{x}-en": part * (1 - INTO_FOREIGN) for x, part in TRANSLATION.items()}
         wide, length = (LONG_TASKS, LONG) if number % LONG_EVERY == 0 else (WIDE_TASKS, WIDE)
-        plan = (
-            (directions, SHORT),
-            (wide, length),
-            (NARROW_TASKS, NARROW) if number % 2 else ({"recall": 0.5, "grounded": 0.5}, NARROW),
-            (EXERCISES if number < EXERCISE_STEPS else {"grounded": 1.0}, NARROW),
-        )
+        plan = ((directions, SHORT), (wide, length), *self._narrow_rows(number))
         return [self._draw_batch(random_, shares, quarter, length) for shares, length in plan]
+
+    def _narrow_rows(self, number: int) -> Iterator[tuple[dict[str, float], int]]:
+        """Yield the shares of the tasks in two quarters of a step."""
+        if self.revises:
+            yield REVISION_TASKS, NARROW
+            yield REVISION_EXERCISES, NARROW
+            return
+        yield NARROW_TASKS if number % 2 else {"recall": 0.5, "grounded": 0.5}, NARROW
+        yield EXERCISES if number < EXERCISE_STEPS else {"grounded": 1.0}, NARROW
 
     def _draw_batch(
         self, random_: random.Random, shares: dict[str, float], tokens: int, length: int

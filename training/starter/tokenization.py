@@ -6,6 +6,7 @@ Every role has one special token, so a chat costs one extra token per message.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,13 @@ def special_token_id(tokenizer: Tokenizer, name: str) -> int:
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Read a saved tokenizer."""
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy the tokenizer of another model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(source / name, folder / name)
 
 
 def write_json(path: Path, value: object) -> None:

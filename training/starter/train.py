@@ -24,7 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from training.starter import corpus, mixture, tokenization
-from training.starter.model import SIZES, Network, count_parameters, export_network, shape_fields
+from training.starter.model import (
+    SIZES,
+    Network,
+    count_parameters,
+    export_network,
+    load_network,
+    shape_fields,
+)
 from training.starter.packing import Batch
 
 log = logging.getLogger("starter")
@@ -239,6 +246,8 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
     """Prepare tokenizer, data and network; with `--resume`, their saved state."""
     work: Path = options.work
     shape = SIZES[options.size]
+    if options.start_from:
+        tokenization.copy_tokenizer(options.start_from, work / "model")
     if not (work / "model" / "tokenizer.json").exists():
         log.info("training the tokenizer")
         texts = mixture.tokenizer_texts(options.data, options.tokenizer_texts)
@@ -248,10 +257,16 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
     tokenizer = tokenization.load_tokenizer(work / "model")
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
-    network = Network(shape).to(device)
+    start: Path | None = options.start_from
+    network = (load_network(start, shape) if start else Network(shape)).to(device)
     streams = mixture.training_sources(options.data)
     mix = mixture.Mixture.open(
-        streams, tokenizer, options.batch, options.prompt_weight, options.copy_weight
+        streams,
+        tokenizer,
+        options.batch,
+        options.prompt_weight,
+        options.copy_weight,
+        revises=start is not None,
     )
     workers = options.threads if device.type == "cpu" else 1
     run = TrainingRun(network, mix, device, getattr(torch, options.dtype), workers)
@@ -321,6 +336,7 @@ def argument_parser() -> argparse.ArgumentParser:
     found.add_argument("--data", type=Path, default=corpus.default_data_folder())
     found.add_argument("--work", type=Path, default=Path("build/starter"))
     found.add_argument("--size", choices=sorted(SIZES), default="tiny")
+    found.add_argument("--start-from", type=Path, help="go on from the weights of this model")
     found.add_argument("--minutes", type=float, default=75.0)
     found.add_argument("--steps", type=int, default=10**9, help="stop here at the latest")
     found.add_argument("--batch", type=int, default=4096, help="tokens of half a step")

@@ -11,7 +11,7 @@ import json
 import os
 import random
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ from palaver import (
     PluginSettings,
     Regex,
     Structure,
+    Task,
+    TaskReach,
     ToolDefinition,
     Unsupported,
     check_images,
@@ -46,6 +48,7 @@ from palaver import (
     generation_timeout,
     hookimpl,
     read_json,
+    read_reach,
 )
 from palaver_plugins.engines import gguf_conversion
 from palaver_plugins.engines.generation_thread import GenerationThread, Job, StepOutput
@@ -119,6 +122,7 @@ class OpenVinoEngine:
             context_window=model.context_window,
             capabilities=model.capabilities,
             demonstration=model.demonstration,
+            reach=model.reach,
             slots=self._settings.slots,
         )
 
@@ -176,6 +180,7 @@ class Model:
     grammars: "GrammarChecker"
     context_window: int
     demonstration: bool
+    reach: Mapping[Task, TaskReach] | None
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -206,7 +211,15 @@ def load(settings: OpenVinoSettings, build_context: BuildContext) -> Model:
     except RuntimeError as error:
         raise ConfigurationError(f"model {str(folder)!r}: OpenVINO: {error}") from error
     context = min(context, blocks * BLOCK_TOKENS)
-    return Model(folder, pipeline, tokenizer, grammars, context, is_demonstration(config))
+    return Model(
+        folder,
+        pipeline,
+        tokenizer,
+        grammars,
+        context,
+        is_demonstration(config),
+        read_reach(folder),
+    )
 
 
 def openvino_packages() -> list[Untyped]:

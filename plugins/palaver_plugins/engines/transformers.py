@@ -29,6 +29,8 @@ from palaver import (
     GenerationRequest,
     OnText,
     PluginSettings,
+    Task,
+    TaskReach,
     ToolDefinition,
     Unsupported,
     check_images,
@@ -37,6 +39,7 @@ from palaver import (
     generation_timeout,
     hookimpl,
     read_json,
+    read_reach,
 )
 from palaver_plugins.engines.encoders import Classifier, Embedder
 from palaver_plugins.engines.generation_thread import GenerationThread, Job
@@ -94,6 +97,7 @@ class LoadedModels:
     embedder: Embedder | None
     classifier: Classifier | None
     images: ImagePromptEncoder | None = None
+    reach: Mapping[Task, TaskReach] | None = None
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -133,6 +137,7 @@ class TransformersEngine:
             context_window=models.context_window,
             capabilities=models.capabilities,
             demonstration=models.demonstration,
+            reach=models.reach,
             slots=settings.slots,
         )
 
@@ -234,6 +239,7 @@ def load(settings: TransformersSettings, build_context: BuildContext) -> LoadedM
     transformers.utils.logging.disable_progress_bar()
     name = settings.model or settings.embedding_model or settings.classifier_model
     tokenizer, network, images, context, demonstration = None, None, None, 0, False
+    reach = None
     plan = BatchingPlan(batched=False, chunked_prefill=True)
     if settings.load_model:
         folder = build_context.resolve_model(settings.model)
@@ -245,6 +251,7 @@ def load(settings: TransformersSettings, build_context: BuildContext) -> LoadedM
         limit = getattr(network.config.get_text_config(), "max_position_embeddings", 4096)
         context = min(settings.context_window or 10**9, limit)
         demonstration = network.num_parameters() < 100_000_000
+        reach = read_reach(folder)
         plan = make_plan(network)
         if sees_images:
             images = open_images(folder, tokenizer, network, plan)
@@ -266,6 +273,7 @@ def load(settings: TransformersSettings, build_context: BuildContext) -> LoadedM
         embedder=open_encoder(Embedder, transformers.AutoModel, settings.embedding_model),
         classifier=open_encoder(Classifier, classifier_kind, settings.classifier_model),
         images=images,
+        reach=reach,
     )
 
 

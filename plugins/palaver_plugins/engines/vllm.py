@@ -488,6 +488,7 @@ class VllmEngine:
             capabilities=BASE_CAPABILITIES
             | {name for name, present in optional.items() if present},
             demonstration=checkpoint.demonstration,
+            reach=checkpoint.reach,
             slots=settings.max_num_seqs,
         )
 

@@ -1,5 +1,6 @@
 """``palaver models``: add, choose and remove models."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -215,6 +216,7 @@ def info(console: Console, name: str, verify: bool) -> None:
         "context": f"{model.context} tokens" if model.context else "",
         "chat template": _describe_template(chat) if model.has_chat_template else "none",
         "languages": ", ".join(model.languages),
+        "made for": ", ".join(_describe_reach(model)),
         "licence": model.license,
         "scores": ", ".join(f"{key} {value:g}" for key, value in model.scores.items()),
         "note": "a demonstration model, too small for real use" if model.demonstration else "",
@@ -240,6 +242,13 @@ def _describe_tokens(model: Checkpoint, chat: ChatProbe) -> str:
         f"the tokenizer has {chat.vocabulary}, the weights {model.embeddings}: "
         "a text with one of the others is refused"
     )
+
+
+def _describe_reach(model: Checkpoint) -> Iterator[str]:
+    for task, reach in (model.reach or {}).items():
+        words = f"{reach.words} words" if reach.words else ""
+        limits = " ".join(filter(None, (*reach.requests, *reach.languages, words)))
+        yield f"{task} ({limits})" if limits else task
 
 
 def _verify(registry: ModelRegistry, name: str) -> None:

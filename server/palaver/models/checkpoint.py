@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from palaver.engine import Task, TaskReach
 from palaver.errors import ConfigurationError
 from palaver.models.gguf import find_gguf, read_gguf
 from palaver.models.model_files import (
@@ -38,6 +41,7 @@ EMBEDDING = re.compile(r"(.*\.)?(embed_tokens|wte|word_embeddings|embed_in|tok_e
 GENERATIVE_ARCHITECTURE = re.compile(r"\w+(ForCausalLM|ForConditionalGeneration|LMHeadModel)")
 MAX_FRONT_MATTER_CHARACTERS = 100_000
 MAX_SCORE = 1e15
+_TASKS = dict[Task, TaskReach]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +49,8 @@ class Checkpoint:
     """Description of a model. ``directory``: also a GGUF file. ``size``: bytes of the weights.
     ``data_type``: of most parameters, with the method of quantisation if there is one. ``context``:
     tokens, 0 when unknown. ``embeddings``: the tokens that the weights have a vector for, 0 when
-    unknown. ``demonstration``: the model card says that the model is too small for real use."""
+    unknown. ``demonstration``: the model card says that the model is too small for real use.
+    ``reach``: the tasks that it was made for, None: any."""
 
     directory: Path
     architecture: str
@@ -60,6 +65,7 @@ class Checkpoint:
     embeddings: int = 0
     is_gguf: bool = False
     has_chat_template: bool = True
+    reach: Mapping[Task, TaskReach] | None = None
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:
@@ -89,6 +95,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
         license=", ".join(_read_words(card, "license", "licence")),
         scores=_read_scores(card),
         demonstration=card.get("demonstration") is True,
+        reach=_read_reach(card, directory),
     )
 
 
@@ -219,6 +226,21 @@ def _read_context(config: Json) -> int:
     inner = text if isinstance(text, dict) else {}
     context = config.get("max_position_embeddings") or inner.get("max_position_embeddings") or 0
     return context if isinstance(context, int) else 0
+
+
+def read_reach(directory: Path) -> Mapping[Task, TaskReach] | None:
+    """Return the tasks that the model of a directory was made for, None: any. Raises
+    `ConfigurationError`."""
+    return _read_reach(_read_card(directory), directory)
+
+
+def _read_reach(card: Json, directory: Path) -> Mapping[Task, TaskReach] | None:
+    if card.get("reach") is None:
+        return None
+    try:
+        return msgspec.convert(card["reach"], _TASKS)
+    except msgspec.ValidationError as error:
+        raise broken_file(directory / "card.json", f"has a wrong 'reach': {error}") from error
 
 
 def _read_card(directory: Path) -> Json:

@@ -3,10 +3,11 @@
 import asyncio
 import dataclasses
 import json
+import math
 import random
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -22,6 +23,9 @@ from palaver.engine import (
     JsonSchema,
     NamedTool,
     OnText,
+    Task,
+    TaskReach,
+    TokenLogprob,
     ToolCall,
     ToolDefinition,
 )
@@ -81,6 +85,8 @@ class ScriptedEngine:
     after the other; one function maps each request to its reply. Without replies it generates
     endless words that depend on the prompt, and on the seed when the temperature is above 0.
     ``slots``: the number of concurrent generations. ``requests`` lists all requests received.
+    ``reach``: the tasks that the model was made for. With a ``probability``, that of each token,
+    the engine has the capability ``logprobs``.
 
     A request's ``tool_choice`` holds for scripted replies too: where no tool may be called, the
     calls of a reply are left out; where one must be, and the reply does not, it is called with the
@@ -94,16 +100,23 @@ class ScriptedEngine:
         slots: int = 256,
         context_window: int = 8192,
         missing_capabilities: Sequence[Capability] = (),
+        reach: Mapping[Task, TaskReach] | None = None,
+        probability: float | None = None,
     ) -> None:
         self.requests: list[GenerationRequest] = []
         self._replies = list(replies)
         self._seconds_per_token = seconds_per_token
         self._slots = asyncio.Semaphore(slots)
+        self._probability = probability
+        capabilities: set[Capability] = {*_CAPABILITIES}
+        if probability is not None:
+            capabilities.add("logprobs")
         self._info = EngineInfo(
             model="scripted",
             context_window=context_window,
-            capabilities=_CAPABILITIES - frozenset(missing_capabilities),
+            capabilities=frozenset(capabilities.difference(missing_capabilities)),
             slots=slots,
+            reach=reach,
         )
         self._used: dict[tuple[ChatMessage, ...], ScriptedReply] = {}
         self._interrupted: set[tuple[ChatMessage, ...]] = set()
@@ -205,8 +218,15 @@ class ScriptedEngine:
             text="".join(new),
             finish_reason=reason if is_whole and len(whole_calls) == len(calls) else "length",
             usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=len(kept) + written),
+            logprobs=tuple(self._list_logprobs(request, new)),
             tool_calls=tuple(whole_calls),
         )
+
+    def _list_logprobs(
+        self, request: GenerationRequest, tokens: Sequence[str]
+    ) -> Iterator[TokenLogprob]:
+        if request.sampling.logprobs is not None and self._probability is not None:
+            yield from (TokenLogprob(token, math.log(self._probability)) for token in tokens)
 
     async def _apply_faults(self, reply: ScriptedReply, index: int, *, end: bool = False) -> None:
         """Pause or crash where ``reply`` does so after ``index`` tokens, or later at its end."""

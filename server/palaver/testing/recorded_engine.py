@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from palaver.engine import (
     Capability,
     ChatMessage,
@@ -98,6 +100,7 @@ class RecordedEngine:
                 capabilities=info.capabilities - _NOT_RECORDED,
                 demonstration=info.demonstration,
                 slots=info.slots,
+                reach=info.reach,
             )
         return self._info
 
@@ -122,8 +125,7 @@ class RecordedEngine:
             for each in self._generations:
                 generation = decode_generation(each["generation"])
                 self._by_request[_key(each["request"])].append(generation)
-            engine = recording["engine"]
-            return EngineInfo(**{**engine, "capabilities": frozenset(engine["capabilities"])})
+            return msgspec.convert(recording["engine"], EngineInfo)
         except FileNotFoundError:
             raise ConfigurationError(
                 f"there is no recording {str(self._path)!r}: make it with {RECORD_VARIABLE}=1"
@@ -143,6 +145,7 @@ class RecordedEngine:
                 "capabilities": sorted(info.capabilities),
                 "demonstration": info.demonstration,
                 "slots": info.slots,
+                "reach": msgspec.to_builtins(info.reach),
             },
             "generations": self._generations,
             "tokens": dict(sorted(self._tokens.items())),

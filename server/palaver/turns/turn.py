@@ -96,13 +96,16 @@ class CompletedReply(msgspec.Struct, frozen=True):
     calls: tuple[ClientCall, ...] = ()
 
 
-class CutText(msgspec.Struct, frozen=True):
-    """Result of a generation in the journal, when the limit of tokens cut it; else it is a text."""
+class RecordedText(msgspec.Struct, frozen=True):
+    """Result of a generation in the journal, when the limit of tokens cut it, or its confidence is
+    known; else it is a text."""
 
     text: str
+    is_cut: bool = True
+    confidence: float | None = None
 
 
-_RECORDED_TEXT = cast("type[str | CutText]", str | CutText)
+_RECORDED_TEXT = cast("type[str | RecordedText]", str | RecordedText)
 _RECORDED_REPLY = cast("type[str | CompletedReply]", str | CompletedReply)
 
 
@@ -178,6 +181,9 @@ class Turn(Generic[ArgumentsT]):
         self.finish_reason: FinishReason = "stop"
         """``length`` when the limit of tokens has cut a text that `stream` said, ``tool_calls``
         after `call_client`."""
+        self.confidence: float | None = None
+        """Mean probability of the tokens of the last text that `stream` or `generate` wrote, where
+        its sampling asked for ``logprobs``: the geometric mean."""
         self._claim = claim
         self._writer = writer
         self._journal = journal
@@ -349,9 +355,11 @@ class Turn(Generic[ArgumentsT]):
     def _recorded_text(self, step: Step) -> str | None:
         """Return the recorded text of a generation; None: there is none."""
         recorded = self._journal.recorded_result(step, _RECORDED_TEXT)
-        if not isinstance(recorded, CutText):
+        if not isinstance(recorded, RecordedText):
             return recorded
-        self.finish_reason = "length"
+        if recorded.is_cut:
+            self.finish_reason = "length"
+        self.confidence = recorded.confidence
         return recorded.text
 
     def _replay_stored(self) -> str:
@@ -359,10 +367,16 @@ class Turn(Generic[ArgumentsT]):
         the engine can continue it."""
         return self._replay.replay_rest() if "continuation" in self.engine.capabilities else ""
 
-    def _record_text(self, step: Step, text: str, generation: Generation | None) -> None:
-        """Record what a step has said, and whether the limit of tokens cut it."""
-        is_cut = generation is not None and self._count_reply(generation)
-        self._journal.record_result(step, CutText(text) if is_cut else text)
+    def _record_text(
+        self, step: Step, text: str, generation: Generation | None, *, for_reply: bool = True
+    ) -> None:
+        """Record what a step has said, whether the limit of tokens cut it, and its confidence."""
+        is_cut = generation is not None and for_reply and self._count_reply(generation)
+        self.confidence = generation.confidence if generation else None
+        is_plain = not is_cut and self.confidence is None
+        self._journal.record_result(
+            step, text if is_plain else RecordedText(text, is_cut, self.confidence)
+        )
 
     def _count_reply(self, generation: Generation) -> bool:
         """Count what the model wrote for the reply, and return whether it was cut."""
@@ -409,7 +423,7 @@ class Turn(Generic[ArgumentsT]):
             sampling,
             on_text=_ignore_text,
         )
-        self._record_text(step, generation.text, generation if for_reply else None)
+        self._record_text(step, generation.text, generation, for_reply=for_reply)
         return generation.text
 
     async def complete(self, messages: Sequence[ChatMessage]) -> Generation:

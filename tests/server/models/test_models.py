@@ -10,9 +10,10 @@ from click.testing import CliRunner, Result
 from tests.plugins.engines.models import damage_model, write_model
 
 from palaver.cli import main
+from palaver.engine import TaskReach
 from palaver.errors import ConfigurationError, Conflict, InvalidInput, NotFound
 from palaver.models.chat_check import check_model
-from palaver.models.checkpoint import WEIGHTS_INDEX, read_checkpoint
+from palaver.models.checkpoint import WEIGHTS_INDEX, read_checkpoint, read_reach
 from palaver.models.registry import ModelRegistry, check_free_space, shipped_models
 
 
@@ -263,6 +264,7 @@ def test_the_model_card_is_read(model: Path) -> None:
         "license": "Apache-2.0",
         "languages": ["en", "de"],
         "scores": {"qa": 0.71},
+        "reach": {"translation": {"languages": ["en", "de"], "words": 8, "confidence": 0.5}},
     }
     (model / "card.json").write_text(json.dumps(card))
     read = read_checkpoint(model)
@@ -270,6 +272,36 @@ def test_the_model_card_is_read(model: Path) -> None:
     assert (read.license, read.languages, read.scores) == ("Apache-2.0", ("en", "de"), {"qa": 0.71})
     assert read.context == 4096
     assert read.parameters * 4 <= read.size
+    reach = TaskReach(languages=("en", "de"), words=8, confidence=0.5)
+    assert read.reach == read_reach(model) == {"translation": reach}
+
+
+def test_a_card_without_a_reach_limits_nothing(model: Path) -> None:
+    (model / "card.json").write_text('{"license": "MIT"}')
+    assert read_checkpoint(model).reach is None
+
+
+@pytest.mark.parametrize(
+    ("reach", "problem"),
+    [
+        ({"singing": {}}, "Invalid enum value 'singing'"),
+        ({"translation": {"words": "many"}}, "Expected `int`, got `str`"),
+        (["translation"], "Expected `object`, got `array`"),
+    ],
+)
+def test_a_card_with_a_wrong_reach_is_reported(model: Path, reach: object, problem: str) -> None:
+    (model / "card.json").write_text(json.dumps({"reach": reach}))
+    with pytest.raises(ConfigurationError, match="json has a wrong 'reach'") as caught:
+        read_checkpoint(model)
+    assert problem in str(caught.value)
+
+
+def test_what_a_model_was_made_for_is_told(model: Path, tmp_path: Path) -> None:
+    reach = {"passages": {"requests": ["en"]}, "translation": {"languages": ["en"], "words": 8}}
+    (model / "card.json").write_text(json.dumps({"reach": reach}))
+    palaver(tmp_path, "models", "add", str(model), "--name", "mine")
+    info = palaver(tmp_path, "models", "info", "mine").output
+    assert "made for      passages (en), translation (en 8 words)" in info
 
 
 # The command line
