@@ -32,6 +32,8 @@ RELEASE_TIMEOUT = 0.5
 KEEPALIVE_TIMEOUT = 2.0
 """Seconds that an idle connection stays open; servers close it after five."""
 CALL_TIMEOUT = 60.0  # seconds for responses that are not streamed
+MAX_BODY_BYTES = 64 << 20
+"""Largest response that is not streamed, such as a batch of embeddings."""
 MIN_COOLDOWN_SECONDS, MAX_COOLDOWN_SECONDS = 1.0, 30.0
 """Cooldown after the first failure, and its limit; it doubles with each failure in a row."""
 
@@ -101,7 +103,7 @@ class Upstream:
         """Return vLLM's own counts, or the number of our requests at another server."""
         if self.flavor == "vllm":
             async with self._request("GET", "/metrics") as response:
-                if counts := wire.request_counts(await response.read()):
+                if counts := wire.request_counts(await self._read_body(response)):
                     return EngineStats(running=counts[0], waiting=counts[1])
         return EngineStats(running=self.in_flight, waiting=0)
 
@@ -139,7 +141,7 @@ class Upstream:
     async def _read(self, response: aiohttp.ClientResponse, completion: CompletionStream) -> None:
         """Read the response: a stream, or a whole completion from a server without streams."""
         if response.content_type == "application/json":
-            body = await response.read()
+            body = await self._read_body(response)
             if body.lstrip().startswith(b"{"):
                 with self._reading():
                     return self._add(completion, read_object(body))
@@ -203,7 +205,7 @@ class Upstream:
             ):
                 if response.status != 200:
                     return msgspec.convert(None, result_type)
-                return msgspec.json.decode(await response.read(), type=result_type)
+                return msgspec.json.decode(await self._read_body(response), type=result_type)
         except TimeoutError as error:
             detail = f"{self.url} did not answer {path!r} in {CALL_TIMEOUT:g} s"
             raise UpstreamFailed(EngineUnavailable(detail)) from error
@@ -231,11 +233,21 @@ class Upstream:
         try:
             async with await self._send(method, url, options) as response:
                 if response.status not in statuses:
-                    content = await response.read()
+                    content = await self._read_body(response)
                     raise wire.response_error(self.url, response.status, content, response.headers)
                 yield response
         except (aiohttp.ClientError, ConnectionError) as error:
             raise UpstreamFailed(wire.connection_error(self.url, error)) from error
+
+    async def _read_body(self, response: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()
+        async for piece in response.content.iter_any():
+            body += piece
+            if len(body) > MAX_BODY_BYTES:
+                response.close()
+                detail = f"the response of {self.url} is longer than {MAX_BODY_BYTES:_} bytes"
+                raise UpstreamFailed(EngineUnavailable(detail))
+        return bytes(body)
 
     async def _send(
         self, method: str, url: yarl.URL, options: dict[str, Any]

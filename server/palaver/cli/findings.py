@@ -368,7 +368,7 @@ def _check_model_of(console: Console, choice: ModelChoice) -> Findings:
         yield Finding("note", f"{what}: {note}")
     if checkpoint.demonstration:
         yield Finding(
-            "note", f"{what}: it is too small for real use; see: palaver models add --help"
+            "note", f"{what}: it is too small for real use; connect another: palaver models setup"
         )
 
 

@@ -71,9 +71,12 @@ async def run_server(server: "Server", launch: Launch | None = None) -> list[str
         address = await stack.enter_async_context(listening(server))
         stop.command = make_command(server.settings.server.port, address)
         tune_interpreter()
-        note = " (a small demonstration model)" if server.engine_info.demonstration else ""
         others = "".join(f", {name!r}" for name in server.settings.engine.models)
-        echo(f"Palaver is at {address}  with the model {server.engine_info.model!r}{note}{others}")
+        echo(f"Palaver is at {address}  with the model {server.engine_info.model!r}{others}")
+        if server.engine_info.demonstration:
+            echo(
+                "It is a small demonstration. Connect a real model there, or: palaver models setup"
+            )
         await stop.requested.wait()
         doing = "Restarting" if stop.is_restart else "Stopping"
         echo(f"{doing} gracefully. Press Ctrl-C again to exit at once.", err=True)

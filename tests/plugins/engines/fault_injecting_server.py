@@ -130,6 +130,24 @@ def send_stream(*parts: bytes, end: bytes = STREAM_END) -> Handler:
     return handler
 
 
+def send_whole(body: bytes) -> Handler:
+    """Return a handler that answers with a JSON body, and no stream."""
+
+    async def handler(server: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=body, content_type="application/json")
+
+    return handler
+
+
+def send_redirect() -> Handler:
+    """Return a handler that sends every client to another address of the same server."""
+
+    async def handler(server: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
+        raise web.HTTPTemporaryRedirect(f"{server.url}/embeddings")
+
+    return handler
+
+
 def respond_error(status: int, body: object, **headers: str) -> Handler:
     async def handler(server: FaultInjectingServer, request: web.Request) -> web.StreamResponse:
         fields = {name.replace("_", "-"): value for name, value in headers.items()}

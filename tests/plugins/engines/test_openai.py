@@ -20,7 +20,9 @@ from tests.plugins.engines.fault_injecting_server import (
     hang,
     respond_error,
     send_bytes,
+    send_redirect,
     send_stream,
+    send_whole,
     sse_event,
     text_chunk,
 )
@@ -241,6 +243,12 @@ async def test_a_cancelled_generation_closes_its_connection() -> None:
         (send_stream(b"data: [1]\n\n"), EngineUnavailable, "not a chat completion"),
         (send_stream(b"data: " + b"x" * (17 << 20)), EngineUnavailable, "longer than"),
         (send_stream(text_chunk("Hel"), end=b""), EngineUnavailable, "before the reply's end"),
+        (
+            send_whole(b'{"choices": "' + b"x" * (65 << 20) + b'"}'),
+            EngineUnavailable,
+            "is longer than 67_108_864 bytes",
+        ),
+        (send_redirect(), EngineError, "HTTP 307: redirects are not followed"),
         (drop_connection(), EngineUnavailable, "127.0.0.1"),
         (drop_connection(text_chunk("Hel")), EngineUnavailable, "127.0.0.1"),
         (respond_error(500, {"error": {"message": "ouch"}}), EngineUnavailable, "ouch"),
