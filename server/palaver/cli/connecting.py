@@ -22,16 +22,16 @@ from palaver.config.editing import (
     replace_settings,
 )
 from palaver.config.loading import WELL_KNOWN, load_settings, plugin_tables
-from palaver.config.settings import KeyPath, Settings
+from palaver.config.settings import DEFAULT_MODEL, KeyPath, Settings
 from palaver.engines.boundary import EngineBoundary
 from palaver.errors import ConfigurationError, InvalidInput, NotFound, PalaverError
 from palaver.models.choices import (
     AddedChoice,
     HubChoice,
     Launch,
-    ModelChoice,
     PathChoice,
     ServerChoice,
+    SetupChoice,
     SetupProgress,
 )
 from palaver.models.hub import Hub
@@ -69,7 +69,7 @@ class Connector:
         self._plugins = registry or load_plugins(disabled=plugins.disabled, strict=plugins.strict)
         self._models = ModelRegistry(self._settings.server.data)
 
-    def connect(self, choice: ModelChoice) -> str:
+    def connect(self, choice: SetupChoice) -> str:
         """Try the chosen model and write it down; return its name. Blocks.
 
         Raises `PalaverError` with a sentence for the person; nothing is written then.
@@ -229,7 +229,8 @@ class Connector:
             async with asyncio.timeout(START_TIMEOUT):
                 info = await try_engine(engine, TRIAL_TIMEOUT, TRIAL_TOKENS)
             for name, skill in self._plugins.skills.items():
-                if missing := skill.needs - info.capabilities:
+                is_default = settings.models_of_skills.get(name, DEFAULT_MODEL) == DEFAULT_MODEL
+                if is_default and (missing := skill.needs - info.capabilities):
                     raise ConfigurationError(
                         f"skill {name!r} needs an engine with {', '.join(sorted(missing))}"
                     )

@@ -15,9 +15,9 @@ from palaver.errors import InvalidInput
 from palaver.models.choices import (
     AddedChoice,
     HubChoice,
-    ModelChoice,
     PathChoice,
     ServerChoice,
+    SetupChoice,
     SetupProgress,
 )
 from palaver.models.registry import ModelRegistry
@@ -26,7 +26,7 @@ from palaver.models.servers import USUAL_PORTS, ModelServer, find_model_servers,
 SHOWN_MODELS = 30
 """Models of an address that are listed; any other one is chosen by its name."""
 
-Entry = tuple[str, Callable[[], ModelChoice]]
+Entry = tuple[str, Callable[[], SetupChoice]]
 """A line of the list, and what asks for the rest of the choice."""
 
 
@@ -108,7 +108,7 @@ def _entries_of(server: ModelServer) -> Iterator[Entry]:
         yield f"{server.name}: {model.id}{size}", choice
 
 
-def _choose(entries: list[Entry], number: int | None) -> ModelChoice:
+def _choose(entries: list[Entry], number: int | None) -> SetupChoice:
     if number is None:
         number = click.prompt("Which one", type=click.IntRange(1, len(entries)), default=1)
     if number > len(entries):
@@ -116,11 +116,11 @@ def _choose(entries: list[Entry], number: int | None) -> ModelChoice:
     return entries[number - 1][1]()
 
 
-def _ask_address() -> ModelChoice:
+def _ask_address() -> SetupChoice:
     return _ask_key(click.prompt("Address, such as http://127.0.0.1:8000/v1"))
 
 
-def _ask_key(url: str) -> ModelChoice:
+def _ask_key(url: str) -> SetupChoice:
     """Ask for a key, then for one of the models that the server lists."""
     key = click.prompt("Key (empty: none)", default="", show_default=False, hide_input=True)
     url, models = asyncio.run(list_models(url, key))
@@ -133,11 +133,11 @@ def _ask_key(url: str) -> ModelChoice:
     return ServerChoice(url=url, model=click.prompt("Name of the model"), key=key)
 
 
-def _ask_hub() -> ModelChoice:
+def _ask_hub() -> SetupChoice:
     return HubChoice(repository=click.prompt("Name, such as Qwen/Qwen3-0.6B"))
 
 
-def _ask_path() -> ModelChoice:
+def _ask_path() -> SetupChoice:
     return _at_path(click.prompt("Path"))
 
 
@@ -145,7 +145,7 @@ def _at_path(path: str) -> PathChoice:
     return PathChoice(path=str(Path(path).expanduser().absolute()))
 
 
-def _connect(console: Console, choice: ModelChoice) -> None:
+def _connect(console: Console, choice: SetupChoice) -> None:
     launch, printer = find_launch(console), _Printer()
     try:
         name = Connector(launch, printer.print, console.registry).connect(choice)

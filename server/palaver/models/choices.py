@@ -39,7 +39,7 @@ class AddedChoice(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     name: Text
 
 
-ModelChoice = ServerChoice | HubChoice | PathChoice | AddedChoice
+SetupChoice = ServerChoice | HubChoice | PathChoice | AddedChoice
 
 SetupStep = Literal["looking", "downloading", "checking", "done", "restarting", "failed"]
 
@@ -66,4 +66,4 @@ class SetupRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What the process gets that connects a model."""
 
     launch: Launch
-    choice: ModelChoice
+    choice: SetupChoice

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from palaver.errors import Conflict
-from palaver.models.choices import Launch, ModelChoice, SetupProgress, SetupRequest
+from palaver.models.choices import Launch, SetupChoice, SetupProgress, SetupRequest
 
 PROCESS = "palaver.cli.setup_process"
 MAX_LINE_BYTES = 65_536
@@ -42,7 +42,7 @@ class ModelSetup:
     def is_running(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    def start(self, choice: ModelChoice) -> SetupProgress:
+    def start(self, choice: SetupChoice) -> SetupProgress:
         """Begin to connect a model. Raises `Conflict` while another setup runs."""
         if self.is_running or (self.progress and self.progress.step == "restarting"):
             raise Conflict("a model is being connected already; wait for it, or cancel it")

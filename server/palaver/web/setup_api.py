@@ -9,7 +9,7 @@ from aiohttp import web
 
 from palaver.authentication import principal_of, requires
 from palaver.errors import Forbidden, NotFound
-from palaver.models.choices import ModelChoice
+from palaver.models.choices import SetupChoice
 from palaver.models.registry import ModelRegistry
 from palaver.models.servers import USUAL_PORTS, find_model_servers, list_models
 from palaver.models.setup_job import ModelSetup
@@ -31,7 +31,7 @@ FORWARDING_HEADERS = (
 )  # fmt: skip
 """Headers that a reverse proxy adds."""
 
-_decode_choice = msgspec.json.Decoder(ModelChoice).decode
+_decode_choice = msgspec.json.Decoder(SetupChoice).decode
 _decode_list = msgspec.json.Decoder(ModelListRequest).decode
 
 

@@ -1,6 +1,6 @@
 """Descriptions of the operations of the model's setup, with an example of each."""
 
-from palaver.models.choices import ModelChoice
+from palaver.models.choices import SetupChoice
 from palaver.openapi import Content, Operation
 from palaver.web.bodies import (
     ModelListRequest,
@@ -32,7 +32,7 @@ STATE = Operation(
 )
 START = Operation(
     summary="Connect a model: it is tried, written into the settings, and the server restarts",
-    body=Content(type=ModelChoice, example={"kind": "server", "url": _URL, "model": "llama3.2:3b"}),
+    body=Content(type=SetupChoice, example={"kind": "server", "url": _URL, "model": "llama3.2:3b"}),
     responses={
         202: Content(
             description="The setup runs",

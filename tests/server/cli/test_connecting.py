@@ -16,9 +16,9 @@ from palaver.errors import PalaverError
 from palaver.models.choices import (
     AddedChoice,
     Launch,
-    ModelChoice,
     PathChoice,
     ServerChoice,
+    SetupChoice,
     SetupProgress,
 )
 from palaver.models.registry import ModelRegistry
@@ -48,14 +48,14 @@ class Setup:
         self.reports: list[SetupProgress] = []
         self._plugins = plugins
 
-    async def connect(self, choice: ModelChoice, *overrides: str) -> str:
+    async def connect(self, choice: SetupChoice, *overrides: str) -> str:
         overrides = (f"server.data={json.dumps(str(self.data))}", *overrides)
         launch = Launch(settings_file=str(self.file), overrides=overrides)
         return await asyncio.to_thread(
             lambda: Connector(launch, self.reports.append, self._plugins).connect(choice)
         )
 
-    async def refusal(self, choice: ModelChoice, *overrides: str) -> str:
+    async def refusal(self, choice: SetupChoice, *overrides: str) -> str:
         """Return why a model is not connected; check that nothing is written."""
         before = self.file.read_bytes() if self.file.exists() else None
         with pytest.raises(PalaverError) as caught:
