@@ -1,5 +1,5 @@
 # make run | test | check | bench | prove-short | prove | mutants | dist | clean
-# Variables: PORT, ENGINE (openvino, vllm, openai, transformers), REDIS_URL, PALAVER_SEED (proofs),
+# Variables: PORT, ENGINE (openvino, llamacpp, vllm, openai, transformers), REDIS_URL, PALAVER_SEED (proofs),
 # SAMPLE, SEED, MODULES (mutants).
 
 PYTHON ?= python3

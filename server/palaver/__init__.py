@@ -262,6 +262,7 @@ from palaver.messages import (
 )
 from palaver.metrics import CallResult, ChannelMetrics, IgnoredReason, PlatformCall
 from palaver.models.checkpoint import Checkpoint, read_checkpoint, read_reach
+from palaver.models.gguf import Gguf, find_gguf, read_gguf
 from palaver.models.model_files import check_model_files, read_json
 from palaver.openapi import EVENT_STREAM, Content, Operation, Parameter, described
 from palaver.patterns import Pattern, PatternMatch, compile_pattern
@@ -459,6 +460,7 @@ __all__ = [
     "ForeignHost",
     "Generation",
     "GenerationRequest",
+    "Gguf",
     "Guarantee",
     "HeadTooLarge",
     "HistoryEntry",
@@ -637,6 +639,7 @@ __all__ = [
     "encode",
     "estimate_image_tokens",
     "find_addresses_by_system",
+    "find_gguf",
     "finished_entry",
     "first_accepted",
     "first_version",
@@ -674,6 +677,7 @@ __all__ = [
     "public",
     "read_chat_template",
     "read_checkpoint",
+    "read_gguf",
     "read_image_header",
     "read_json",
     "read_reach",

@@ -45,6 +45,7 @@ from palaver import (
     check_images,
     check_request,
     check_tools,
+    find_gguf,
     generation_timeout,
     hookimpl,
     read_json,
@@ -191,6 +192,11 @@ def load(settings: OpenVinoSettings, build_context: BuildContext) -> Model:
     """Load the model; blocks for seconds. Raises `ConfigurationError` that names the model."""
     _, genai = openvino_packages()
     folder = build_context.resolve_model(settings.model)
+    if find_gguf(folder):
+        raise ConfigurationError(
+            f"model {str(folder)!r} is a GGUF file, which engine llamacpp runs: set engine.use to "
+            "llamacpp, or run: palaver models setup"
+        )
     if not folder.is_dir() or not any(folder.iterdir()):
         raise ConfigurationError(f"model {str(folder)!r}: expected a directory with a model")
     config = read_json(folder / "config.json")

@@ -13,13 +13,9 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import os
-import re
-import signal
 import socket
 import sys
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
@@ -64,6 +60,7 @@ from palaver import (
     read_json,
 )
 from palaver_plugins.engines import vllm_process
+from palaver_plugins.engines.engine_process import EngineProcess, process_environment
 from palaver_plugins.engines.native_tools import generate_with_tools
 from palaver_plugins.engines.openai_wire import structured_outputs
 from palaver_plugins.engines.pending_generation import PendingGeneration
@@ -99,7 +96,6 @@ SAMPLING_PARAMS = (
 ABORT_TIMEOUT = 2.0  # seconds; a longer step of the engine, or a hung one, is not waited for
 CALL_TIMEOUT = 60.0  # seconds for counting, embedding and classifying
 STATS_TIMEOUT = 5.0  # seconds
-CLOSE_TIMEOUT = 5.0  # seconds between closing the connection and killing the process
 
 
 class VllmSettings(PluginSettings):
@@ -314,10 +310,7 @@ class VllmProcess:
 
     def __init__(self, process: asyncio.subprocess.Process, connection: ProcessConnection) -> None:
         self.connection = connection
-        self._process = process
-        self._closing = False
-        self._log_tail: deque[str] = deque(maxlen=12)
-        self._relay = asyncio.create_task(self._relay_log(), name="vllm log")
+        self._process = EngineProcess("vLLM", process, process.stdout)
 
     @classmethod
     async def spawn(cls, python: str, environment: Sequence[str] = ()) -> "VllmProcess":
@@ -365,74 +358,15 @@ class VllmProcess:
                 reason = f"not loaded within startup_timeout of {timeout:g} s"
             await self.close()
             raise ConfigurationError(
-                f"vLLM cannot load {setup.model!r}: {reason}; end of its log:\n{self._log_end}"
+                f"vLLM cannot load {setup.model!r}: {reason}; end of its log:\n"
+                f"{self._process.log_end}"
             ) from error
-
-    async def _relay_log(self) -> None:
-        assert self._process.stdout is not None
-        async for line in read_lines(self._process.stdout):
-            self._log_tail.append(line)
-            log.debug("%s", line)
-        if not self._closing:
-            log.error("the vLLM process has crashed; the end of its log:")
-            for line in self._log_tail:
-                log.error("vLLM: %s", line)
-
-    @property
-    def _log_end(self) -> str:
-        return "\n".join(f"    {line}" for line in self._log_tail)
 
     async def close(self) -> None:
         """End the process and those that it started. Idempotent."""
-        self._closing = self._closing or not self.connection.lost.is_set()
+        self._process.is_closing = self._process.is_closing or not self.connection.lost.is_set()
         self.connection.close()
-        try:
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self._process.wait()
-        except TimeoutError:
-            self._kill_group()
-            await self._process.wait()
-        finally:
-            self._kill_group()  # its child processes
-        await asyncio.wait([self._relay], timeout=CLOSE_TIMEOUT)
-        self._relay.cancel()
-
-    def _kill_group(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-
-async def read_lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
-    """Yield decoded lines; a very long one comes in parts (progress bars have no line ends)."""
-    rest = b""
-    while chunk := await stream.read(1 << 16):
-        *whole, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
-        for line in (*whole, rest[: 1 << 16] if len(rest) > 1 << 16 else b""):
-            if line.strip():
-                yield line.decode("utf-8", "replace").rstrip()
-
-
-ALLOWED_VARIABLES = re.compile(
-    r"PATH|HOME|USER|LOGNAME|SHELL|TERM|TZ|LANG|LANGUAGE|TMPDIR|TEMP|TMP|CC|CXX|MAX_JOBS|NO_COLOR"
-    r"|HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE|TRANSFORMERS_OFFLINE|TOKENIZERS_PARALLELISM"
-    r"|(LC|LD|XDG|CUDA|CUDNN|CUBLAS|NVIDIA|NCCL|GLOO|HIP|HSA|ROCR|ROCM|VLLM|TORCH|TORCHINDUCTOR"
-    r"|PYTORCH|TRITON|INDUCTOR|FLASHINFER|OMP|KMP|MKL|GOMP|OPENBLAS|NUMEXPR|MALLOC)_\w+"
-)
-"""Environment variables that the vLLM process gets: the names that it and its libraries read."""
-SECRET_VARIABLES = re.compile(
-    r".*(KEY|SECRET|PASS(?!ES)|PWD|CREDENTIAL|AUTH|COOKIE|DSN).*|.*(TOKEN|TOKENS|TOKEN_FILE|UR[IL])"
-)
-
-
-def process_environment(further: Sequence[str] = ()) -> dict[str, str]:
-    """Return the environment of the vLLM process: ours holds secrets that it does not need."""
-    names = {
-        name
-        for name in os.environ
-        if ALLOWED_VARIABLES.fullmatch(name) and not SECRET_VARIABLES.fullmatch(name)
-    }
-    given = {name: os.environ[name] for name in (*names, *further) if name in os.environ}
-    return given | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+        await self._process.close()
 
 
 class VllmEngine:

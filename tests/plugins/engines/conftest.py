@@ -5,6 +5,7 @@ that is not started, and cleans up what it created (a server, a temporary direct
 the test when its dependency is missing.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from tests.plugins.engines.gguf_models import gguf_of
 from tests.plugins.engines.models import write_classifier, write_model
 from tests.plugins.engines.support import Factory, StartedEngine, TextCollector
 from tests.plugins.engines.vision_models import write_vision_model
 
 from palaver.engine import Engine
 from palaver.hooks import BuildContext
-from palaver_plugins.engines import openvino, transformers
+from palaver_plugins.engines import llamacpp, openvino, transformers
 
 
 def build_engine(plugin: ModuleType, model: Path, **settings: object) -> Engine:
@@ -55,6 +57,14 @@ async def transformers_engine(model: Path) -> AsyncIterator[Engine]:
     yield build_engine(transformers, model, threads=1, **encoders)
 
 
+@asynccontextmanager
+async def llamacpp_engine(model: Path) -> AsyncIterator[Engine]:
+    pytest.importorskip("xllamacpp")
+    pytest.importorskip("llguidance")
+    file = await asyncio.to_thread(gguf_of, model)
+    yield build_engine(llamacpp, file, threads=1, slots=32, kv_cache_type="f32")
+
+
 def serving_module() -> Any:  # Any: a module that may be absent
     return pytest.importorskip("tests.plugins.engines.serving", exc_type=ImportError)
 
@@ -74,6 +84,7 @@ async def openai_engine(model: Path) -> AsyncIterator[Engine]:
 FACTORIES: dict[str, Factory] = {
     "scripted": scripted_engine,
     "openvino": openvino_engine,
+    "llamacpp": llamacpp_engine,
     "transformers": transformers_engine,
     "vllm": vllm_engine,
     "openai": openai_engine,
@@ -82,6 +93,7 @@ SEEING = ("scripted", "transformers", "vllm", "openai")
 """Engines that can see, with the right model."""
 MARKS = {
     "openvino": [pytest.mark.openvino, pytest.mark.live],
+    "llamacpp": [pytest.mark.llamacpp, pytest.mark.live],
     "transformers": [pytest.mark.transformers, pytest.mark.live],
     "vllm": [pytest.mark.vllm, pytest.mark.live],
     "openai": [pytest.mark.vllm, pytest.mark.live],

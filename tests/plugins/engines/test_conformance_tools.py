@@ -50,6 +50,8 @@ ENGINES = [
     ("scripted", BY_JSON),
     ("openvino", NATIVE),
     ("openvino", BY_JSON),
+    ("llamacpp", NATIVE),
+    ("llamacpp", BY_JSON),
     ("transformers", NATIVE),
     ("vllm", NATIVE),
     ("vllm", BY_JSON),

@@ -289,6 +289,7 @@ COVERED = {
 
 OPENAI = "tests/plugins/engines/test_openai.py"
 VLLM = "tests/plugins/engines/test_vllm.py"
+LLAMACPP = "tests/plugins/engines/test_llamacpp.py"
 REDIS = "tests/plugins/ledgers/test_redis.py"
 RETENTION = "tests/plugins/ledgers/test_retention.py"
 CONTRACT = "tests/plugins/ledgers/test_contract_streams.py"
@@ -423,6 +424,21 @@ COVERED_OF_PLUGINS = {
         f"{OPENAI}::test_a_server_that_sends_nothing_fails_after_the_read_timeout"
     ),
     "engine.openvino.model": f"{CHECK}::test_a_damaged_model_is_reported_with_its_file",
+    "engine.llamacpp.model": (
+        f"{LLAMACPP}::test_a_model_that_llamacpp_cannot_load_gets_one_sentence"
+    ),
+    "engine.llamacpp.context_window": (
+        f"{LLAMACPP}::test_a_small_cache_limits_the_context_and_a_tiny_one_is_refused"
+    ),
+    "engine.llamacpp.kv_cache_mib": (
+        f"{LLAMACPP}::test_a_small_cache_limits_the_context_and_a_tiny_one_is_refused"
+    ),
+    "engine.llamacpp.kv_cache_type": f"{LLAMACPP}::test_the_settings_reach_llamacpp",
+    "engine.llamacpp.slots": f"{LLAMACPP}::test_the_settings_reach_llamacpp",
+    "engine.llamacpp.threads": f"{LLAMACPP}::test_the_settings_reach_llamacpp",
+    "engine.llamacpp.max_batched_tokens": f"{LLAMACPP}::test_the_settings_reach_llamacpp",
+    "engine.llamacpp.chat_template": f"{LLAMACPP}::test_the_chat_template_may_be_a_file",
+    "engine.llamacpp.startup_timeout": f"{LLAMACPP}::test_a_start_that_takes_too_long_is_ended",
     "engine.transformers.model": (
         "tests/plugins/engines/test_conformance.py"
         "::test_a_broken_model_is_a_configuration_error_that_names_it"
