@@ -143,11 +143,14 @@ def run(
     check_names([*fail_below, *fail_above], started.metric_names(has_model=with_engine))
     configure_logging(logging.ERROR)
     engine = console.builder.engine() if with_engine else None
+    models = console.builder.models() if with_engine else {}
     directory = RunDirectory(output or new_directory(path))
     given = dict(override.split("=", 1) for override in console.overrides)
     try:
         with _showing_progress() as on_progress:
-            result = started.run(directory, engine, on_progress, settings_given=given)
+            result = started.run(
+                directory, engine, on_progress, settings_given=given, models=models
+            )
     except KeyboardInterrupt:
         echo(f"Interrupted. It goes on with --output {directory.path}", err=True)
         ctx.exit(EXIT_INTERRUPTED)

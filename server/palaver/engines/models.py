@@ -13,7 +13,7 @@ from palaver.engines.continuing import ContinuingEngine
 from palaver.engines.scheduled import UNKNOWN_SLOTS, ScheduledEngine
 from palaver.engines.supervised import MAX_BACKOFF_SECONDS, SupervisedEngine
 from palaver.engines.tool_calling import ToolCallingEngine
-from palaver.errors import EngineUnavailable, NotFound, describe_error
+from palaver.errors import EngineError, EngineUnavailable, NotFound, describe_error
 from palaver.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Model:
         """
         try:
             await self.start()
-        except EngineUnavailable as error:
+        except EngineError as error:
             self._note(error)
             self._starting = asyncio.create_task(
                 self._start_later(on_started), name=f"palaver-model-{self.name}"

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -123,10 +123,11 @@ def build_server(
     registry: PluginRegistry,
     *,
     engine: Engine,
+    models: Mapping[str, Engine],
     stores: Path,
 ) -> Server:
     """Build a server for a suite. Ledger (SQLite), files and an embedded knowledge base are in
-    ``stores``."""
+    ``stores``. ``models`` are the engines of ``engine.models``."""
     own = settings.model_copy(
         update={
             "server": settings.server.model_copy(update={"data": stores}),
@@ -139,6 +140,7 @@ def build_server(
         own,
         ledger=builder.ledger(),
         engine=engine,
+        models=models,
         embedder=builder.embedder(),
         knowledge=builder.knowledge(),
         skills=_choose_skills(suite, data, own, builder, registry),

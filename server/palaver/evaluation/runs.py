@@ -116,13 +116,16 @@ class Run:
         on_progress: OnProgress,
         *,
         settings_given: Mapping[str, str],
+        models: Mapping[str, Engine] | None = None,
     ) -> Result:
         """Run what is not done yet, and write the result and the report.
 
-        ``engine`` None: nothing is generated. ``settings_given`` are named in the report.
+        ``engine`` None: nothing is generated. ``models`` are the engines of ``engine.models``.
+        ``settings_given`` are named in the report.
         """
         wants_logprobs = engine is not None and "perplexity" in self.suite.metrics
         logprobs = LogprobEngine(engine) if wants_logprobs and engine else None
+        unused = {name: NoEngine() for name in self._settings.engine.models}
         with tempfile.TemporaryDirectory(prefix="palaver-evaluation-") as stores:
             server = build_server(
                 self.suite,
@@ -130,6 +133,7 @@ class Run:
                 self._settings,
                 self._registry,
                 engine=logprobs or engine or NoEngine(),
+                models={**unused, **(models or {})},
                 stores=Path(stores),
             )
             running = self._run(server, directory, logprobs, on_progress, settings_given)

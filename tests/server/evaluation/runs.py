@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ def run_suite(
     on_progress: Callable[[int, int], None] = ignore,
     settings: Settings | None = None,
     plugins: PluginRegistry | None = None,
+    models: Mapping[str, Engine] | None = None,
     **options: Any,
 ) -> tuple[Result, RunDirectory]:
     """Run a suite whose data is beside it; the results are in ``output`` beside it."""
@@ -57,4 +58,5 @@ def run_suite(
     run = Run(
         path, path.parent, RunOptions(**options), settings or Settings(), plugins or registry()
     )
-    return run.run(directory, engine, on_progress, settings_given={}), directory
+    result = run.run(directory, engine, on_progress, settings_given={}, models=models)
+    return result, directory

@@ -517,3 +517,17 @@ def test_a_suite_of_an_unknown_skill_is_refused(tmp_path: Path) -> None:
     path = write_suite(tmp_path, QA.replace('"qa"', '"poetry"'), PAGES)
     with pytest.raises(InvalidInput, match=r"no skill 'poetry'; there are: chat, codegen"):
         Run(path, tmp_path, RunOptions(), Settings(), registry())
+
+
+def test_a_skill_keeps_its_own_model(tmp_path: Path) -> None:
+    settings = Settings.model_validate(
+        {
+            "engine": {"models": {"big": {"use": "scripted"}}},
+            "skills": {"chat": {"model": "big"}},
+        }
+    )
+    big, default = ScriptedEngine(reply), ScriptedEngine(reply)
+    path = write_suite(tmp_path, CHAT, numbered(2))
+    result, _ = run_suite(path, default, settings=settings, models={"big": big})
+    assert result.scores["exact_match"].value == 1
+    assert (len(asked(big)), len(asked(default))) == (2, 0)
