@@ -11,11 +11,27 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from palaver import Document, PalaverError, Passage, ReadLimits, SearchWay, describe_error
+import pydantic
+
+from palaver import (
+    Document,
+    PalaverError,
+    Passage,
+    PluginSettings,
+    ReadLimits,
+    SearchWay,
+    describe_error,
+)
 from palaver_plugins.knowledge.files import read_content
 from palaver_plugins.knowledge.index import SearchIndex
 from palaver_plugins.knowledge.ingestion import read_documents
-from palaver_plugins.knowledge.ranking import Missing, Ranked, fuse_rankings, rank_vectors
+from palaver_plugins.knowledge.ranking import (
+    Missing,
+    Ranked,
+    fuse_rankings,
+    is_related,
+    rank_vectors,
+)
 from palaver_plugins.knowledge.terms import MAX_QUERY_CHARACTERS
 
 log = logging.getLogger(__name__)
@@ -32,8 +48,21 @@ EMBEDDING_BATCH = 16
 MAX_EMBEDDED_PASSAGES = 256
 """Passages of a conversation's files that get vectors, some 30,000 tokens; longer files are
 searched by words alone."""
+SIMILARITY_FLOOR = 0.25
+"""Default of the setting, for the Universal Sentence Encoder: on questions of MedQuAD, DSTC9 and
+documentation in German and English, none with an answer is below it."""
 REPORT_SECONDS = 10.0
 """Time between two lines of the log about the vectors that are still to compute."""
+
+
+class HybridSettings(PluginSettings):
+    """Settings of every store."""
+
+    embeddings: bool = True
+    """Search by meaning as well, where there is an embedder (``embedding.use``)."""
+    similarity_floor: float = pydantic.Field(default=SIMILARITY_FLOOR, ge=-1, le=1)
+    """Nothing is found where the nearest passage is less similar to the question, as the cosine of
+    vectors, and no passage has many of its words. -1 always finds the nearest."""
 
 
 class HybridKnowledge(abc.ABC):
@@ -42,10 +71,17 @@ class HybridKnowledge(abc.ABC):
     A store implements the abstract methods: two rankings, and the keeping of vectors.
     """
 
-    def __init__(self, *, embeddings: bool, search_timeout: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        embeddings: bool,
+        similarity_floor: float = SIMILARITY_FLOOR,
+        search_timeout: float = 1.0,
+    ) -> None:
         """``search_timeout``: seconds for a search by words in files that are not stored."""
         self._search_timeout = search_timeout
         self._embeddings = embeddings
+        self._similarity_floor = similarity_floor
         self._embed: Embed | None = None
         self._model = ""
         self._embedding_requested = False
@@ -111,8 +147,11 @@ class HybridKnowledge(abc.ABC):
             self._request_embedding()
         by_words = await self._rank_by_words(tenant, query, FUSION_DEPTH, collections)
         by_meaning = await self._rank_by_meaning(tenant, query, FUSION_DEPTH, collections)
-        fused = fuse_rankings(by_words, by_meaning) if by_meaning else by_words
-        return await self._read_passages(fused[:limit])
+        if not by_meaning:
+            return await self._read_passages(by_words[:limit])
+        if not is_related(by_words, by_meaning, self._similarity_floor):
+            return ()
+        return await self._read_passages(fuse_rankings(by_words, by_meaning)[:limit])
 
     async def search_by(
         self,

@@ -24,6 +24,8 @@ FULL_COVERAGE = 0.25
 """Share of the question's words in the best passage from which on words have their whole weight: a
 question in another language than the documents shares names with them, or nothing. Both numbers
 are those that find most in SQuAD and SciTLDR."""
+RELATED_COVERAGE = 0.3
+"""Share of a question's words from which on a passage is related without any similarity."""
 
 
 class Ranked(NamedTuple):
@@ -96,6 +98,13 @@ def rank_vectors(
     """Return the passages, those nearest to the query first."""
     scores = np.array(vectors, dtype=np.float32) @ np.asarray(query, dtype=np.float32)
     return sort_ranking(list(map(Ranked, keys, scores.tolist())))
+
+
+def is_related(by_words: Sequence[Ranked], by_vector: Sequence[Ranked], floor: float) -> bool:
+    """Return whether a question has to do with the passages: the nearest one has a similarity of
+    ``floor``, or the first one enough of the question's words."""
+    covered = by_words[0].coverage if by_words else 0.0
+    return by_vector[0].score >= floor or covered >= RELATED_COVERAGE
 
 
 def fuse_rankings(by_words: Sequence[Ranked], by_vector: Sequence[Ranked]) -> list[Ranked]:

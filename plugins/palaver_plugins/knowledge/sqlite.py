@@ -19,12 +19,11 @@ from palaver import (
     DocumentInfo,
     KnowledgeBase,
     Passage,
-    PluginSettings,
     hookimpl,
     make_private_database,
     make_private_directory,
 )
-from palaver_plugins.knowledge.hybrid import HybridKnowledge
+from palaver_plugins.knowledge.hybrid import SIMILARITY_FLOOR, HybridKnowledge, HybridSettings
 from palaver_plugins.knowledge.index import BUSY_TIMEOUT_SECONDS, VECTOR_MEMORY, SearchIndex
 from palaver_plugins.knowledge.ranking import Missing, Ranked
 
@@ -32,9 +31,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class SqliteKnowledgeSettings(PluginSettings):
-    embeddings: bool = True
-    """Search by meaning as well, where there is an embedder (``embedding.use``)."""
+class SqliteKnowledgeSettings(HybridSettings):
     search_timeout: float = pydantic.Field(default=1.0, gt=0)
     """Seconds that one search by words may take; others wait for it."""
     vector_memory_mib: int = pydantic.Field(default=VECTOR_MEMORY >> 20, ge=1)
@@ -50,11 +47,16 @@ class SqliteKnowledge(HybridKnowledge):
         path: Path,
         *,
         embeddings: bool = False,
+        similarity_floor: float = SIMILARITY_FLOOR,
         busy_timeout: float = BUSY_TIMEOUT_SECONDS,
         search_timeout: float = 1.0,
         vector_memory: int = VECTOR_MEMORY,
     ) -> None:
-        super().__init__(embeddings=embeddings, search_timeout=search_timeout)
+        super().__init__(
+            embeddings=embeddings,
+            similarity_floor=similarity_floor,
+            search_timeout=search_timeout,
+        )
         self._path = path
         open_index = functools.partial(
             SearchIndex,
@@ -190,6 +192,7 @@ def _build(settings: SqliteKnowledgeSettings, build_context: BuildContext) -> Kn
     return SqliteKnowledge(
         build_context.data_directory / "knowledge.sqlite",
         embeddings=settings.embeddings,
+        similarity_floor=settings.similarity_floor,
         search_timeout=settings.search_timeout,
         vector_memory=settings.vector_memory_mib << 20,
     )

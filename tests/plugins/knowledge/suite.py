@@ -99,6 +99,8 @@ async def check_vectors(base: KnowledgeBase, embed: Any) -> None:
     await base.add("meaning", [CATS, DOGS])
     assert await base.wait_until_embedded()
     assert await best(base, "meaning", "kitten") == CATS.text
+    assert await base.search("meaning", "tea", 3) == (), "nothing is related"
+    assert await base.search_by("vectors", "meaning", "tea", 3) != ()
     again = embed(5)
     base.use_embeddings(again, "axes")
     await base.add("meaning", [dataclasses.replace(CATS, collection="pets")])

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from tests.plugins.knowledge.qdrant_server import QdrantServer, serve
 from tests.plugins.knowledge.redis_search import SearchServer, needs_query_engine
-from tests.plugins.knowledge.suite import check_knowledge_base, check_vectors
+from tests.plugins.knowledge.suite import CATS, check_knowledge_base, check_vectors
 from tests.plugins.knowledge.test_sqlite import AxisEmbeddings
 from tests.plugins.ledgers.redis_server import run_server
 
-from palaver import Document, KnowledgeBase
+from palaver import BuildContext, Document, KnowledgeBase, SearchByMeaning
 from palaver.testing import ListKnowledge
+from palaver_plugins.knowledge import sqlite
 from palaver_plugins.knowledge.hybrid import HybridKnowledge
 from palaver_plugins.knowledge.qdrant.settings import QdrantSettings
 from palaver_plugins.knowledge.qdrant.store import QdrantKnowledge
@@ -111,6 +112,47 @@ async def test_vectors_follow_texts_and_models(
         await base.start()
         await check_vectors(base, lambda size: AxisEmbeddings(size=size))
         await base.close()
+
+
+def build_sqlite(path: Path, url: str, floor: float) -> KnowledgeBase:
+    context = BuildContext(data_directory=path, resolve_model=Path)
+    [backend] = sqlite.palaver_register_knowledge()
+    return backend.build(sqlite.SqliteKnowledgeSettings(similarity_floor=floor), context)
+
+
+def build_qdrant(path: Path, url: str, floor: float) -> KnowledgeBase:
+    return QdrantKnowledge(QdrantSettings(url=url, similarity_floor=floor))
+
+
+def build_redis(path: Path, url: str, floor: float) -> KnowledgeBase:
+    return RedisKnowledge(RedisKnowledgeSettings(url=url, similarity_floor=floor))
+
+
+async def check_floor(
+    build: Callable[[Path, str, float], KnowledgeBase], path: Path, url: str
+) -> None:
+    for floor, found in ((0.9, 0), (-1.0, 1)):
+        base = build(path, url, floor)
+        await base.start()
+        assert isinstance(base, SearchByMeaning)
+        base.use_embeddings(AxisEmbeddings(), "axes")
+        await base.add("default", [CATS])
+        assert await base.wait_until_embedded()
+        assert len(await base.search("default", "tea", 1)) == found
+        assert len(await base.search("default", "cats", 1)) == 1, "it has the words"
+        await base.close()
+
+
+async def test_the_floor_of_similarity_is_a_setting(tmp_path: Path) -> None:
+    await check_floor(build_sqlite, tmp_path, "")
+    async with serve(QdrantServer()) as url:
+        await check_floor(build_qdrant, tmp_path, url)
+
+
+@needs_query_engine
+async def test_the_floor_of_similarity_is_a_setting_of_redis(tmp_path: Path) -> None:
+    async with run_server(SearchServer, {}) as server:
+        await check_floor(build_redis, tmp_path, server.url)
 
 
 async def test_that_of_the_test_kit_passes_the_suite() -> None:

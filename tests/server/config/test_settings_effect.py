@@ -74,6 +74,7 @@ MCP_TOOLS = "tests/plugins/tools/mcp"
 A2A_TOOLS = "tests/plugins/tools/a2a"
 IDENTITIES = "tests/server/test_sites.py"
 REDIS_SEARCH = "tests/plugins/knowledge/test_redis.py"
+FLOOR = "tests/plugins/knowledge/test_conformance.py::test_the_floor_of_similarity_is_a_setting"
 QDRANT = "tests/plugins/knowledge/test_qdrant.py"
 LIMITED_FILES = (
     "tests/plugins/knowledge/test_hostile_files.py::test_a_limit_is_a_setting_and_refuses_by_name"
@@ -485,6 +486,7 @@ COVERED_OF_PLUGINS = {
     "knowledge.qdrant.timeout": (
         f"{QDRANT}::test_a_server_that_does_not_answer_ends_the_search_with_a_sentence"
     ),
+    "knowledge.qdrant.similarity_floor": FLOOR,
     "knowledge.qdrant.embeddings": (f"{QDRANT}::test_without_embeddings_words_alone_are_searched"),
     "knowledge.redis.url": f"{REDIS_SEARCH}::test_a_server_that_is_away_ends_the_start",
     "knowledge.redis.password": f"{REDIS_SEARCH}::test_a_wrong_password_is_a_configuration_error",
@@ -492,12 +494,14 @@ COVERED_OF_PLUGINS = {
     "knowledge.redis.timeout": (
         f"{REDIS_SEARCH}::test_a_server_that_does_not_answer_ends_the_search_with_a_sentence"
     ),
+    "knowledge.redis.similarity_floor": FLOOR,
     "knowledge.redis.embeddings": (
         f"{REDIS_SEARCH}::test_without_embeddings_words_alone_are_searched"
     ),
     "knowledge.sqlite.search_timeout": (
         "tests/plugins/knowledge/test_sqlite.py::test_a_search_that_takes_too_long_is_refused"
     ),
+    "knowledge.sqlite.similarity_floor": FLOOR,
     "knowledge.sqlite.embeddings": (
         "tests/plugins/knowledge/test_sqlite.py::test_search_by_meaning_finds_documents_without_a_shared_word"
     ),

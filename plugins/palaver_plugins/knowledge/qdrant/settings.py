@@ -2,10 +2,11 @@
 
 import pydantic
 
-from palaver import PluginSettings, Secret, check_name
+from palaver import Secret, check_name
+from palaver_plugins.knowledge.hybrid import HybridSettings
 
 
-class QdrantSettings(PluginSettings):
+class QdrantSettings(HybridSettings):
     url: str = "http://127.0.0.1:6333"
     """Address of Qdrant, 1.19 or newer; without a port, it is 6333."""
     api_key: Secret | None = None
@@ -15,8 +16,6 @@ class QdrantSettings(PluginSettings):
     documents."""
     timeout: int = pydantic.Field(default=5, ge=1)
     """Seconds that one request to Qdrant may take."""
-    embeddings: bool = True
-    """Search by meaning as well, where there is an embedder (``embedding.use``)."""
 
     @pydantic.field_validator("prefix")
     @classmethod

@@ -64,7 +64,7 @@ class QdrantKnowledge(HybridKnowledge):
     def __init__(
         self, settings: QdrantSettings, *, client: AsyncQdrantClient | None = None
     ) -> None:
-        super().__init__(embeddings=settings.embeddings)
+        super().__init__(embeddings=settings.embeddings, similarity_floor=settings.similarity_floor)
         self._settings = settings
         self._client: Any = client  # Any: the library types each field as one of many
         self._points = f"{settings.prefix}-passages"

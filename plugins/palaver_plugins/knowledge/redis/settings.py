@@ -4,10 +4,11 @@ from urllib.parse import urlsplit
 
 import pydantic
 
-from palaver import PluginSettings, Secret, check_name
+from palaver import Secret, check_name
+from palaver_plugins.knowledge.hybrid import HybridSettings
 
 
-class RedisKnowledgeSettings(PluginSettings):
+class RedisKnowledgeSettings(HybridSettings):
     url: str = "redis://127.0.0.1:6379/0"
     """URL of one Redis with the query engine (Redis 8 or Redis Stack); ``rediss://`` is TLS. Only
     database 0 can be searched."""
@@ -17,8 +18,6 @@ class RedisKnowledgeSettings(PluginSettings):
     """Prefix of every key and index. Servers with the same one share their documents."""
     timeout: float = pydantic.Field(default=5.0, gt=0)
     """Seconds that one request to Redis may take."""
-    embeddings: bool = True
-    """Search by meaning as well, where there is an embedder (``embedding.use``)."""
 
     @pydantic.field_validator("prefix")
     @classmethod

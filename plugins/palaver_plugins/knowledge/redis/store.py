@@ -56,7 +56,7 @@ class RedisKnowledge(HybridKnowledge):
     """Knowledge base of all tenants in one Redis."""
 
     def __init__(self, settings: RedisKnowledgeSettings) -> None:
-        super().__init__(embeddings=settings.embeddings)
+        super().__init__(embeddings=settings.embeddings, similarity_floor=settings.similarity_floor)
         self._settings = settings
         self._redis: Any = None  # Any: the library types each reply as one of many
         self._checked_at = float("-inf")
