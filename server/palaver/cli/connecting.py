@@ -34,6 +34,7 @@ from palaver.models.choices import (
     SetupChoice,
     SetupProgress,
 )
+from palaver.models.gguf import find_gguf
 from palaver.models.hub import Hub
 from palaver.models.registry import ModelRegistry, gguf_name
 from palaver.models.servers import list_models
@@ -47,8 +48,10 @@ TRIAL_TIMEOUT = 180.0
 """Seconds for the reply of the trial: some servers load the model first."""
 START_TIMEOUT = 900.0
 """Seconds for a whole trial, with the load of a large model."""
-PREFERRED_ENGINES = ("openvino", "llamacpp", "vllm", "transformers")
-"""Engines for models of this machine in the order in which they are tried, after the one in use."""
+CHECKPOINT_ENGINES = ("openvino", "vllm", "transformers")
+GGUF_ENGINES = ("llamacpp",)
+"""Engines for models of this machine in the order in which they are tried, after the one in use;
+those of other plugins follow."""
 _OF_SERVER = ("context_window", "flavor", "capabilities", "vision", "tools")
 """Settings of engine ``openai`` that describe a server, so that another one does not get them."""
 
@@ -174,7 +177,7 @@ class Connector:
         """Make a model of the registry the current one, with the first engine that runs it."""
         self._report(SetupProgress(step="checking", model=name))
         problems = []
-        for engine in self._find_engines():
+        for engine in self._find_engines(name):
             changes: dict[KeyPath, str | list[str] | None] = {("engine", engine, "model"): None}
             if engine != self._settings.engine.use:
                 changes["engine", "use"] = engine
@@ -190,11 +193,14 @@ class Connector:
             return name
         raise ConfigurationError(f"no engine here runs {name!r}: {'; '.join(problems) or 'none'}")
 
-    def _find_engines(self) -> Iterator[str]:
-        """Yield the engines that load models of the registry, the one in use first."""
+    def _find_engines(self, model: str) -> Iterator[str]:
+        """Yield the engines that may load a model of the registry, the one in use first."""
         engines = [name for name, backend in self._plugins.engines.items() if loads_models(backend)]
-        order = (self._settings.engine.use, *PREFERRED_ENGINES)
-        yield from (name for name in dict.fromkeys(order) if name in engines)
+        is_gguf = find_gguf(self._models.find(model)) is not None
+        preferred = GGUF_ENGINES if is_gguf else CHECKPOINT_ENGINES
+        others = [name for name in engines if name not in CHECKPOINT_ENGINES + GGUF_ENGINES]
+        order = sorted((*preferred, *others), key=lambda name: name != self._settings.engine.use)
+        yield from (name for name in order if name in engines)
 
     # Settings
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.model_servers import ModelServer, model_server, raw_server
+from tests.plugins.engines.gguf_models import write_gguf
 from tests.ports import free_port
 from tests.server.models.copies import copy_starter
 
@@ -196,6 +197,17 @@ async def test_a_directory_becomes_the_current_model(setup: Setup, starter: Path
     assert await setup.connect(PathChoice(path=str(starter))) == "My-model"
     assert await setup.current() == starter
     assert await setup.models() == {"starter", "My-model"}
+
+
+@pytest.mark.llamacpp
+async def test_a_gguf_file_is_run_by_llamacpp(setup: Setup, starter: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    file = await asyncio.to_thread(write_gguf, starter.parent / "small-f32.gguf", starter)
+    assert await setup.connect(PathChoice(path=str(file))) == "small-f32"
+    assert await setup.current() == file
+    assert setup.settings() == {"engine": {"use": "llamacpp"}}
+    assert await setup.connect(AddedChoice(name="starter")) == "starter"
+    assert setup.settings() == {"engine": {"use": "openvino"}}
 
 
 async def test_a_directory_that_no_engine_runs_is_not_added(setup: Setup, starter: Path) -> None:
