@@ -9,7 +9,7 @@ from palaver.checks import find_model_choices
 from palaver.cli.console import Console, echo, echo_row
 from palaver.cli.download_progress import DownloadProgress, format_bytes
 from palaver.cli.engine_trial import try_model
-from palaver.errors import PalaverError
+from palaver.errors import Conflict, PalaverError
 from palaver.models.chat_check import check_model
 from palaver.models.chat_probe import ChatProbe
 from palaver.models.checkpoint import Checkpoint, read_checkpoint
@@ -181,12 +181,15 @@ def use(console: Console, name: str, no_trial: bool) -> None:
 
 @models.command()
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Remove the current model too.")
+@click.option("--force", is_flag=True, help="Remove a model that is current or in use.")
 @click.pass_obj
 def remove(console: Console, name: str, force: bool) -> None:
     """Remove NAME, or its interrupted download. Files that are used in place are kept."""
     registry = _model_registry(console)
     directory = registry.models().get(name)
+    users = _find_users(console, registry).get(name)
+    if users and name != registry.current and not force:
+        raise Conflict(f"model {name!r} is used by {', '.join(users)}; --force removes it anyway")
     freed = registry.remove(name, force=force)
     if freed:
         echo(f"Removed {name!r} and its files, {format_bytes(freed)}.")

@@ -5,10 +5,11 @@ import contextlib
 import dataclasses
 import json
 import os
+import pty
 import re
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -67,17 +68,21 @@ class Terminal:
         }
 
     async def start(
-        self, *arguments: str, script: str = MAIN, **environment: str
+        self,
+        *arguments: str,
+        script: str = MAIN,
+        environment: Mapping[str, str] | None = None,
+        stderr: int = asyncio.subprocess.PIPE,
     ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-c", script, *arguments,
-            env=self._environment | environment,
+            env={**self._environment, **(environment or {})},
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=stderr,
         )  # fmt: skip
 
     async def run(self, *arguments: str, **environment: str) -> Result:
-        process = await self.start(*arguments, **environment)
+        process = await self.start(*arguments, environment=environment)
         async with asyncio.timeout(TIMEOUT_SECONDS):
             output, errors = await process.communicate()
         return Result(process.returncode or 0, output.decode(), errors.decode())
@@ -589,3 +594,32 @@ async def test_setup_downloads_with_progress_tries_the_model_and_makes_it_curren
         unknown = await terminal.run("models", "setup", "--hub", "acme/large")
         assert unknown.status == 2
         assert "the hub has no model 'acme/large'" in unknown.errors
+
+
+async def test_the_progress_of_a_download_is_one_line_of_a_terminal(
+    tiny: Path, tmp_path: Path
+) -> None:
+    repository = Repository.of(tiny)
+    repository.files["model.safetensors"] = weights_of(24_000_000)
+    terminal_end, process_end = pty.openpty()
+    async with serving(FakeHub(acme__tiny=repository), tmp_path) as terminal:
+        process = await terminal.start("models", "pull", "acme/tiny", stderr=process_end)
+        os.close(process_end)
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            shown, _ = await asyncio.gather(
+                asyncio.to_thread(read_terminal, terminal_end), process.communicate()
+            )
+    assert process.returncode == 0, shown
+    lines = shown.removesuffix("\r\n").split("\r\x1b[2K")
+    assert "\n" not in "".join(lines)
+    assert re.fullmatch(r"100 %  24 MB of 24 MB  [\d.]+ [kMG]B/s  0:00 left", lines[-1])
+
+
+def read_terminal(descriptor: int) -> str:
+    """Return all that a process writes to a terminal."""
+    pieces = []
+    with contextlib.suppress(OSError):  # the other side is closed
+        while piece := os.read(descriptor, 65_536):
+            pieces.append(piece)
+    os.close(descriptor)
+    return b"".join(pieces).decode()

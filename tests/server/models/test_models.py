@@ -350,3 +350,23 @@ def test_a_damaged_model_is_neither_added_nor_chosen(model: Path, tmp_path: Path
     (model / "config.json").write_text("{}")
     verified = palaver(tmp_path, "models", "info", "walker", "--verify")
     assert verified.exit_code == 78
+
+
+def test_the_models_of_the_settings_are_checked_and_shown(model: Path, tmp_path: Path) -> None:
+    palaver(tmp_path, "models", "add", str(model))
+    small = ("--set=engine.models.small.use=openvino", "--set=engine.models.small.model=walker")
+    listed = palaver(tmp_path, *small, "models", "list").output
+    assert "used by engine.openvino.model" in listed
+    assert "used by engine.models.small.model" in listed
+    checked = palaver(tmp_path, *small, "--set=skills.chat.model=small", "check").output
+    assert "engine.models.small.model: walker (Qwen2ForCausalLM, " in checked
+    assert "engine 'openvino' of the model 'small': not loaded; --engine loads" in checked
+    refused = palaver(tmp_path, *small, "models", "remove", "walker")
+    assert refused.stderr == (
+        "palaver: model 'walker' is used by engine.models.small.model; --force removes it anyway\n"
+    )
+    damage_model(model, "truncated weights")
+    broken = palaver(tmp_path, *small, "check")
+    assert "engine.models.small.model: model " in broken.output
+    assert broken.exit_code == 78
+    assert palaver(tmp_path, *small, "models", "remove", "walker", "--force").exit_code == 0
