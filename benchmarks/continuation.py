@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.plugins.engines.conftest import build_engine
+from tests.plugins.engines.gguf_models import gguf_of
 from tests.plugins.engines.models import SENTENCES, write_model
 from tests.plugins.engines.serving import VllmServer, build_openai, build_vllm
 from tests.proofs.machine import machine
 
 from palaver.engine import ChatMessage, Engine, Generation, GenerationRequest, OnText, Sampling
-from palaver_plugins.engines import openvino, transformers
+from palaver_plugins.engines import llamacpp, openvino, transformers
 from palaver_skills import prompts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -194,6 +195,9 @@ async def started_engine(name: str, model: Path) -> AsyncIterator[tuple[Engine, 
             async def plain(request: GenerationRequest, on_text: OnText) -> Generation:
                 return await remote._chat(remote._upstreams[0], request, on_text)
 
+        elif name == "llamacpp":
+            file = await asyncio.to_thread(gguf_of, model)
+            engine = build_engine(llamacpp, file, slots=16, kv_cache_type="f32")
         else:
             engine = build_engine({"transformers": transformers, "openvino": openvino}[name], model)
         stack.push_async_callback(engine.close)
@@ -250,7 +254,7 @@ def markdown(table: Table, every: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    engines = ("vllm", "openai", "transformers", "openvino")
+    engines = ("vllm", "openai", "transformers", "openvino", "llamacpp")
     parser.add_argument("--engines", nargs="+", choices=engines, default=engines)
     parser.add_argument("--every", type=int, default=3)
     chosen = parser.parse_args()

@@ -148,8 +148,10 @@ def _pull(console: Console, repository: str, name: str, revision: str) -> None:
 
 def _report_added(registry: ModelRegistry, name: str) -> None:
     echo(f"Added {name!r}: {_summarize_directory(registry.find(name))}.")
-    _echo_note(read_checkpoint(registry.find(name)))
-    echo(f"Choose it with: palaver models use {name}")
+    model = read_checkpoint(registry.find(name))
+    _echo_note(model)
+    command = "setup --added" if model.is_gguf else "use"  # it may need another engine
+    echo(f"Choose it with: palaver models {command} {name}")
 
 
 @models.command()
