@@ -43,6 +43,8 @@ from palaver.private_files import make_private_directory, write_private_file
 
 KEYS_DIRECTORY = "keys"
 """Directory of keys of model servers in ``server.data``, one file each."""
+TRIAL_KEY = "PALAVER_SETUP_KEY"
+"""Variable of this process with the key for the trial."""
 TRIAL_TOKENS = 64
 TRIAL_TIMEOUT = 180.0
 """Seconds for the reply of the trial: some servers load the model first."""
@@ -101,7 +103,7 @@ class Connector:
         if not model:
             raise InvalidInput(f"{url} needs the name of a model; it has: {_some(names)}")
         self._report(SetupProgress(step="checking", model=model))
-        key_file = self._write_key(choice.key) if choice.key else None
+        key_file = self._keys / f"openai-{secrets.token_hex(4)}" if choice.key else None
         changes: Changes = {
             ("engine", "use"): "openai",
             ("engine", "openai", "urls"): [url],
@@ -109,28 +111,29 @@ class Connector:
             ("engine", "openai", "api_key"): f"file:{key_file}" if key_file else None,
             **{("engine", "openai", name): None for name in _OF_SERVER},
         }
-        try:
-            self._try(self._load(changes, check_fixed=True))
-            self._write(changes)
-        except BaseException:
-            if key_file:
-                key_file.unlink(missing_ok=True)
-            raise
-        self._remove_keys(but=key_file)
+        self._load(changes, check_fixed=True)
+        # The key is not stored before the server has taken it: this process may be killed.
+        os.environ[TRIAL_KEY] = choice.key
+        trial = (f"engine.openai.api_key=env:{TRIAL_KEY}",) if choice.key else ()
+        self._try(self._load(changes, trial))
+        if key_file:
+            make_private_directory(self._keys)
+            write_private_file(key_file, f"{choice.key}\n".encode())
+        self._write(changes)
         return model
 
-    def _write_key(self, key: str) -> Path:
-        """Write a key into a file of its own; return the path as the settings name it."""
-        folder = self._settings.server.data / KEYS_DIRECTORY
-        make_private_directory(folder)
-        file = folder / f"openai-{secrets.token_hex(4)}"
-        write_private_file(file, f"{key}\n".encode())
-        return file
+    @property
+    def _keys(self) -> Path:
+        return self._settings.server.data / KEYS_DIRECTORY
 
-    def _remove_keys(self, *, but: Path | None) -> None:
-        for file in (self._settings.server.data / KEYS_DIRECTORY).glob("openai-*"):
-            if file != but:
-                file.unlink(missing_ok=True)
+    def remove_old_key(self) -> None:
+        """Remove the file of the key that the settings named before, if a setup has made it. A
+        running server may read it until it has restarted."""
+        before = plugin_tables(self._settings, "engine").get("openai", {}).get("api_key", "")
+        file = Path(str(before).removeprefix("file:"))
+        now = plugin_tables(self._load({}), "engine").get("openai", {}).get("api_key", "")
+        if file.parent == self._keys and before != now:
+            file.unlink(missing_ok=True)
 
     # Models of this machine
 

@@ -147,14 +147,16 @@ def _at_path(path: str) -> PathChoice:
 
 def _connect(console: Console, choice: SetupChoice) -> None:
     launch, printer = find_launch(console), _Printer()
+    connector = Connector(launch, printer.print, console.registry)
     try:
-        name = Connector(launch, printer.print, console.registry).connect(choice)
+        name = connector.connect(choice)
     finally:
         printer.downloads.end()
     echo(f"{name!r} answers, and is the model from now on ({launch.settings_file}).")
     if server := console.find_server():
         echo(f"The server at {server} uses it after its next start.")
     else:
+        connector.remove_old_key()
         echo("Next: palaver serve")
 
 

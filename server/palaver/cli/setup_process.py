@@ -42,7 +42,9 @@ def _take_standard_output() -> BinaryIO:
 def _run(request: SetupRequest, reporter: "_Reporter") -> SetupProgress:
     try:
         connector = Connector(request.launch, reporter.report)
-        return SetupProgress(step="done", model=connector.connect(request.choice))
+        model = connector.connect(request.choice)
+        connector.remove_old_key()  # the server restarts at once
+        return SetupProgress(step="done", model=model)
     except PalaverError as error:
         problem = str(error)
     except BaseException as error:  # of an engine or a library

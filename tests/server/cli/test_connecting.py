@@ -52,9 +52,14 @@ class Setup:
     async def connect(self, choice: SetupChoice, *overrides: str) -> str:
         overrides = (f"server.data={json.dumps(str(self.data))}", *overrides)
         launch = Launch(settings_file=str(self.file), overrides=overrides)
-        return await asyncio.to_thread(
-            lambda: Connector(launch, self.reports.append, self._plugins).connect(choice)
-        )
+
+        def connect() -> str:
+            connector = Connector(launch, self.reports.append, self._plugins)
+            name = connector.connect(choice)
+            connector.remove_old_key()
+            return name
+
+        return await asyncio.to_thread(connect)
 
     async def refusal(self, choice: SetupChoice, *overrides: str) -> str:
         """Return why a model is not connected; check that nothing is written."""

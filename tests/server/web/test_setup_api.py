@@ -141,6 +141,7 @@ async def test_a_setup_that_is_cancelled_leaves_nothing_behind(opened: Opened) -
             assert (await response.json())["progress"] is None
         assert not opened.setup.is_running
     assert not opened.file.exists()
+    assert not (opened.file.parent / "data" / "keys").exists()
 
 
 async def test_servers_of_this_machine_are_listed(tmp_path: Path) -> None:
