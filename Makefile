@@ -1,18 +1,22 @@
-# make run | test | check | bench | prove-short | prove | mutants | dist | clean
+# make run | test | check | bench | prove-short | prove | mutants | dist | image | clean
 # Variables: PORT, ENGINE (openvino, llamacpp, vllm, openai, transformers), REDIS_URL, PALAVER_SEED (proofs),
-# SAMPLE, SEED, MODULES (mutants).
+# SAMPLE, SEED, MODULES (mutants), IMAGE, TAG, DOCKER, DOCKER_FLAGS (image).
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 7252
+IMAGE ?= palaver
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' server/palaver/version.py)
+TAG ?= $(VERSION)
+DOCKER ?= docker
 LEDGER := $(if $(REDIS_URL),redis,sqlite)
 
 ENGINE_PYTHON := $(if $(filter vllm,$(ENGINE)),--set engine.vllm.python=$(CURDIR)/.venv-vllm/bin/python)
 
 export REDIS_URL
 
-.PHONY: run test check bench prove-short prove mutants dist clean
+.PHONY: run test check bench prove-short prove mutants dist image clean
 
 run: $(VENV)/.run
 	@test -e data/knowledge.sqlite || $(BIN)/palaver knowledge add docs/example-handbook.md
@@ -41,8 +45,12 @@ mutants: $(VENV)/.mutants
 dist: $(VENV)/.dev
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/dist
 
+image:
+	DOCKER_BUILDKIT=1 $(DOCKER) build --file docker/Dockerfile --tag $(IMAGE):$(TAG) --tag $(IMAGE):latest \
+	    --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(DOCKER_FLAGS) .
+
 clean:
-	rm -rf $(VENV) .venv-vllm .venv-clients build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-vllm .venv-clients .venv-deploy build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(VENV)/bin/uv: requirements/uv.lock
 	$(PYTHON) -m venv $(VENV)

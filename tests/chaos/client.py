@@ -87,8 +87,9 @@ class ReconnectingClient:
     """One person's client of one conversation, connected to a server that ``pick_address`` names.
 
     ``pick_address`` returns a URL like ``http://127.0.0.1:7252/``. It is called before every
-    connection, and again at once when the connection is refused. Run `run` in a task. Times are
-    the event loop's, in seconds.
+    connection, and again at once when the connection is refused. ``token`` is a key of the server,
+    which decides on the person unless it may name one. Run `run` in a task. Times are the event
+    loop's, in seconds.
     """
 
     def __init__(
@@ -97,8 +98,9 @@ class ReconnectingClient:
         pick_address: Callable[[], str],
         *,
         thread: str,
-        person: str,
+        person: str | None,
         rng: random.Random,
+        token: str | None = None,
     ) -> None:
         self.recorder = RecordingSubscriber()
         self.growth_times: dict[str, list[float]] = {}
@@ -114,6 +116,7 @@ class ReconnectingClient:
         self._pick_address = pick_address
         self._conversation = Conversation("default", "web", thread)
         self._person = person
+        self._token = token
         self._rng = rng
         self._max_length: dict[str, int] = {}
         self._acknowledgements: dict[str, asyncio.Future[str]] = {}
@@ -159,6 +162,7 @@ class ReconnectingClient:
             "type": "hello",
             "thread": self._conversation.thread,
             "person": self._person,
+            "token": self._token,
             "since": str(self._cursor) if self._cursor else None,
         }
         try:

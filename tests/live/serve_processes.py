@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import aiohttp
 
@@ -16,6 +17,12 @@ TIMEOUT_SECONDS = 60.0
 """Limit for the start of a server, and for the claim of a turn."""
 RUN_SECONDS, STOP_SECONDS = 0.002, 0.05
 """Duty cycle of a slowed server: 4 %, about nine tokens of the starter model per second."""
+
+
+class Slowable(Protocol):
+    """A server process that takes signals."""
+
+    def signal(self, number: signal.Signals) -> None: ...
 
 
 class ServeProcess:
@@ -56,12 +63,7 @@ class ServeProcess:
 
     async def running_turn_count(self) -> int:
         """Return the number of running turns from the server's metrics."""
-        session = aiohttp.ClientSession()
-        async with session, session.get(self.address + "metrics") as response:
-            metrics = await response.text()
-        count = re.search(r"^palaver_turns_here (\S+)$", metrics, re.MULTILINE)
-        assert count is not None, metrics
-        return int(float(count[1]))
+        return await count_running_turns(self.address)
 
     @property
     def is_running(self) -> bool:
@@ -79,6 +81,16 @@ class ServeProcess:
         if process is not None and process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def count_running_turns(address: str, key: str = "") -> int:
+    """Return the number of running turns from a server's metrics."""
+    session = aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"} if key else {})
+    async with session, session.get(address + "metrics") as response:
+        metrics = await response.text()
+    count = re.search(r"^palaver_turns_here (\S+)$", metrics, re.MULTILINE)
+    assert count is not None, metrics
+    return int(float(count[1]))
 
 
 @contextlib.asynccontextmanager
@@ -106,7 +118,7 @@ async def wait_for_active(processes: Sequence[ServeProcess]) -> ServeProcess:
 
 
 @contextlib.asynccontextmanager
-async def slowed_down(*processes: ServeProcess) -> AsyncIterator[None]:
+async def slowed_down(*processes: Slowable) -> AsyncIterator[None]:
     """Stop and continue the servers in turn, so that a small model is as slow as a large one."""
 
     async def alternate() -> None:

@@ -1,0 +1,60 @@
+"""The files of the deployment agree with the settings, the documentation and each other."""
+
+import re
+import shlex
+from pathlib import Path
+
+from palaver.cli.healthcheck import TIMEOUT
+from palaver.config.loading import load_settings
+
+ROOT = Path(__file__).parents[1]
+DOCKER_STOP_SECONDS = 10.0
+"""How long `docker stop` waits before it kills."""
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text("utf-8")
+
+
+def test_a_container_ends_before_docker_kills_it() -> None:
+    settings = load_settings(ROOT / "docker/palaver.toml", {}, ())
+    assert settings.server.drain < settings.server.grace < DOCKER_STOP_SECONDS
+
+
+def test_docker_waits_longer_for_the_health_check_than_it_takes() -> None:
+    waits = re.search(r"HEALTHCHECK .*--timeout=(\d+)s", read("docker/Dockerfile"))
+    assert waits is not None
+    assert float(waits[1]) > TIMEOUT
+
+
+def test_the_only_trusted_proxy_of_the_image_is_caddy() -> None:
+    settings = load_settings(ROOT / "docker/palaver.toml", {}, ())
+    addresses = re.findall(r"ipv4_address: ([\d.]+)", read("docker/compose.yaml"))
+    assert list(settings.connections.trusted_proxies) == addresses
+
+
+def test_compose_and_the_image_have_the_secrets_of_make_secrets() -> None:
+    made = set(re.findall(r"^make (\S+)", read("docker/make-secrets"), re.MULTILINE))
+    compose = read("docker/compose.yaml")
+    assert set(re.findall(r"\{file: secrets/(\S+)\}", compose)) == made
+    used = set(re.findall(r"/run/secrets/([\w-]+)", compose + read("docker/palaver.toml")))
+    assert used == made
+
+
+def test_the_engines_image_starts_vllm_as_documented() -> None:
+    dockerfile = read("docker/Dockerfile.gpu")
+    entrypoint = re.search(r"^ENTRYPOINT (\[.*?\])$", dockerfile, re.MULTILINE | re.DOTALL)
+    documented = re.search(r"^    vllm serve MODEL .*?\n\n", read("docs/engines.md"), re.M | re.S)
+    assert entrypoint is not None
+    assert documented is not None
+    words = re.findall(r'"((?:\\.|[^"\\])*)"', entrypoint[1])
+    options = [word.replace('\\"', '"') for word in words]
+    assert options == [
+        word for word in shlex.split(documented[0].replace("\\\n", "")) if word != "MODEL"
+    ]
+
+
+def test_the_engines_image_is_the_pinned_vllm() -> None:
+    base = re.search(r"^ARG BASE=vllm/vllm-openai:v(\S+)$", read("docker/Dockerfile.gpu"), re.M)
+    assert base is not None
+    assert f"vllm=={base[1]}" in read("requirements/vllm-gpu.txt").split()
