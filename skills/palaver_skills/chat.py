@@ -15,6 +15,7 @@ from palaver import (
     run_on_text,
 )
 from palaver_skills import calculation, clock, help, prompts
+from palaver_skills.courtesies import find_courtesy
 from palaver_skills.documents import cut_documents, read_documents, read_earlier_documents
 from palaver_skills.flaws import is_in_language
 from palaver_skills.refusals import (
@@ -123,6 +124,9 @@ class Chat(Skill):
             return
         if reach is None or turn.message.attachments or not await run_on_text(is_small_talk, text):
             await decline(turn, "knowledge")
+            return
+        if courtesy := await run_on_text(find_courtesy, text):
+            await turn.say(courtesy)
             return
         sampling = self._sampling(limit_reply_tokens(turn, self.settings.max_tokens), 0.0)
         written = await turn.generate(

@@ -39,7 +39,8 @@ _SCRIPT_SHARES = {"ja": 0.05, "zh": 0.1, "uk": 0.02}
 _FUNCTION_WORDS = {
     "en": "the and of to in is that it was for you he on are with as this have not be at but "
     "from we they must there she what his her will would do did can all no my me your him "
-    "them an or if how much many does what when where who why which could should",
+    "them an or if how much many does what when where who why which could should "
+    "into please",
     "de": "der die das und ist nicht ich ein eine zu den mit von sich auf für dem es sie wir im "
     "auch den des er hat war was du mir mich dich dir aber oder wenn wie noch nur nach "
     "bei aus um am wer wo wann warum welche welcher welches viel viele kann meine mein",

@@ -3,7 +3,8 @@
 For models whose answers are copied from passages. All content words and numbers of the answer must
 stand in one sentence of a passage, and enough of the question in it, in its heading or in the
 sentence before; names of the question must be in the passage. Where another part of that sentence
-with a number of its own is closer to the question, the answer has taken the wrong number.
+with a number of its own is closer to the question, the answer has taken the wrong number; so it has
+where the question is about the most and the sentence about the least.
 """
 
 import re
@@ -35,6 +36,8 @@ _LIGHT = frozenset(
 """English words that say too little; words of fewer than three letters count as such in all
 languages with spaces."""
 _NAME = re.compile(r"(?<=[\w,] )[A-Z][\w-]+")
+_LOWER_BOUND = frozenset("least minimum minimal shortest fewest earliest".split())
+_UPPER_BOUND = frozenset("most maximum maximal longest latest".split())
 _YES_OR_NO = frozenset(("yes", "no"))
 _SHORTEST_STEM, _LONGEST_ENDING = 4, 5
 _SHORTEST_RUN = 2
@@ -74,6 +77,7 @@ def find_support(
         and _cover(asked, each.context) >= least
         and _cover(names, each.known) == 1.0
         and not _has_rival(said, asked, each.text)
+        and not _is_other_bound(frozenset(split_terms(question)), each.terms)
     ]
     best = max(fitting, key=lambda each: _cover(asked, each.context), default=None)
     return best.passage if best else None
@@ -101,6 +105,14 @@ def _has_rival(said: set[str], asked: set[str], sentence: str) -> bool:
         _cover(asked, each) > own
         for each in clauses
         if not numbers & each and any(map(_is_number, each))
+    )
+
+
+def _is_other_bound(question: frozenset[str], sentence: frozenset[str]) -> bool:
+    """Return True when one is about the least, and the other about the most."""
+    return any(
+        wanted & question and other & sentence and not wanted & sentence
+        for wanted, other in ((_LOWER_BOUND, _UPPER_BOUND), (_UPPER_BOUND, _LOWER_BOUND))
     )
 
 

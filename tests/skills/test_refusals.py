@@ -1,7 +1,7 @@
 """What models that were made for a few tasks decline, and what the way out is."""
 
 import pytest
-from tests.skills.support import REACH, Demonstration, echo, say_alone
+from tests.skills.support import REACH, Demonstration, say_alone
 
 from palaver import Document, Skill
 from palaver.testing import ScriptedEngine, converse
@@ -9,6 +9,8 @@ from palaver_plugins.tools.arithmetic import calculate
 from palaver_plugins.tools.dates import current_time
 from palaver_skills.chat import Chat
 from palaver_skills.codegen import Codegen
+from palaver_skills.courtesies import COURTESIES
+from palaver_skills.flaws import is_in_language
 from palaver_skills.language_detection import detect_language
 from palaver_skills.qa import QA
 from palaver_skills.refusals import CALCULATE, REASONS, TASKS, WAY_OUT
@@ -62,16 +64,25 @@ async def test_it_tells_what_it_can_do_in_the_language_of_the_person(language: s
 
 
 @pytest.mark.parametrize("language", WAY_OUT)
-async def test_small_talk_is_answered(language: str) -> None:
-    engine = Demonstration(echo)
+async def test_a_courtesy_has_a_fixed_answer_in_the_language_of_the_person(language: str) -> None:
+    engine = Demonstration()
     async with converse(Chat, engine=engine) as chat:
-        assert await chat.say(SMALL_TALK[language]) == SMALL_TALK[language]
+        reply = await chat.say(SMALL_TALK[language])
+        assert reply in {answer for _, answer in COURTESIES}
+        assert is_in_language(reply, language)
+        assert not engine.requests
+
+
+async def test_other_small_talk_is_answered_by_the_model() -> None:
+    engine = Demonstration("It is nice to have things you love.")
+    async with converse(Chat, engine=engine) as chat:
+        assert await chat.say("I love rainy days") == "It is nice to have things you love."
         assert engine.requests[0].sampling.temperature == 0
 
 
 async def test_small_talk_in_another_language_than_the_person_is_not_said() -> None:
     async with converse(Chat, engine=Demonstration("我很好，谢谢。")) as chat:
-        assert (await chat.say(SMALL_TALK["de"])).startswith(REASONS["small_talk"]["de"])
+        assert (await chat.say("Ich mag Regentage sehr")).startswith(REASONS["small_talk"]["de"])
 
 
 async def test_arithmetic_and_the_date_need_no_model() -> None:

@@ -14,8 +14,9 @@ HANDBOOK = (
         "closed on Mondays."
     ),
     "Illness\nIf you are ill, call Nora Whitfield before 8:30.",
+    "Kitchen\nThe kitchen needs at least two people.",
 )
-TITLES = ("Handbook of Larkspur Bicycles",) * 3
+TITLES = ("Handbook of Larkspur Bicycles",) * 4
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,8 @@ TITLES = ("Handbook of Larkspur Bicycles",) * 3
         ("Whom does Jonas call when he is ill?", "Nora Whitfield.", None),
         ("When is the workshop of Larkspur Bicycles open?", "From Tuesday to Friday.", 2),
         ("How long is parental leave?", "Four days.", None),
+        ("How many people does the kitchen need at least?", "Two people.", 4),
+        ("How many people does the kitchen need at most?", "Two people.", None),
         ("Is the workshop closed on Mondays?", "Yes.", 2),
         ("Is the workshop closed on Sundays?", "Yes.", None),
         ("When is the workshop open?", "The workshop.", None),

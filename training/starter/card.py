@@ -18,7 +18,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from training.starter import corpus
+from training.starter import corpus, translation_data
 from training.starter.tokenization import write_json
 
 from palaver_skills import prompts
@@ -28,6 +28,19 @@ FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenize
 ROOT = Path(__file__).parents[2]
 NAME = "palaver-starter"
 LICENSE = "apache-2.0"
+REACH: dict[str, dict[str, Any]] = {
+    "passages": {"requests": ["en"]},
+    "translation": {
+        "languages": list(prompts.LANGUAGES),
+        "words": translation_data.MEASURED_WORDS,
+        "confidence": 0.6,
+    },
+    "summarization": {"languages": ["en"], "words": 150},
+    "programming": {"languages": ["Python"], "requests": ["en"], "confidence": 0.8},
+    "small_talk": {"confidence": 0.8},
+}
+"""What the model was made for. Of held-out translations with a confidence of 0.6 and more, 70 %
+have a chrF above 45; of all, 39 %."""
 
 
 def make_card(options: argparse.Namespace) -> dict[str, Any]:
@@ -41,6 +54,7 @@ def make_card(options: argparse.Namespace) -> dict[str, Any]:
         "parameters": count_parameters(options.work / "model" / "model.safetensors"),
         "context_length": config["max_position_embeddings"],
         "languages": list(prompts.LANGUAGES),
+        "reach": REACH,
         "scores": json.loads(options.scores.read_text("utf-8")),
         "trained": {
             "date": datetime.date.today().isoformat(),

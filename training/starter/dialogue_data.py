@@ -7,7 +7,6 @@ Bot Framework chit-chat (MIT, Microsoft), ChatterBot corpus (BSD-3-Clause), Synt
 from __future__ import annotations
 
 import random
-import tomllib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from training.starter.groups import Group, Turn, seeded_random
 from training.starter.slot_values import COLORS, FOODS, JOBS, SlotValues
 
 from palaver_skills import prompts
+from palaver_skills.courtesies import COURTESIES
 
 LOCALES = {"en-us": 3, "de-de": 2, "es-es": 2, "fr-fr": 2, "zh-cn": 2}
 TOPICS = {"tech_support", "emotion", "greetings", "humor", "food"}
@@ -35,8 +35,7 @@ EXCLUDED_WORDS = (
     "```",
 )
 
-INTRODUCTIONS = Path(__file__).with_name("introductions.toml")
-INTRODUCTION_WEIGHT = 12
+COURTESY_WEIGHT = 12
 MEMORIES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     (
         "My name is {v}.",
@@ -96,14 +95,8 @@ def read_small_talk(folder: Path) -> tuple[tuple[tuple[str, ...], str, int], ...
         question, answer = row["turns"][0], row["turns"][-1]
         if row["lang"] == "english" and row["topic"] in TOPICS and _usable(question + answer):
             found.append(((corpus.clean(question),), corpus.clean(answer), 1))
-    found += [(asked, answer, INTRODUCTION_WEIGHT) for asked, answer in read_introductions()]
+    found += [(asked, answer, COURTESY_WEIGHT) for asked, answer in COURTESIES]
     return tuple(found)
-
-
-def read_introductions() -> list[tuple[tuple[str, ...], str]]:
-    """Read what the assistant says about itself, as wordings and their answer."""
-    table = tomllib.loads(INTRODUCTIONS.read_text("utf-8"))
-    return [(tuple(each["asked"]), each["answer"]) for each in table["talk"]]
 
 
 @lru_cache(maxsize=2)

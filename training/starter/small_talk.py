@@ -27,6 +27,7 @@ import scipy.sparse
 from training.starter import corpus, dialogue_data
 from training.starter.groups import hash_fraction
 
+from palaver_skills.courtesies import COURTESIES
 from palaver_skills.small_talk import read_features
 
 OUTPUT = Path(__file__).parents[2] / "skills" / "palaver_skills" / "small_talk.txt"
@@ -100,8 +101,8 @@ def read_talk(folder: Path) -> Iterator[Message]:
             is_talk = DECLINING.search(row["answer"].strip()) is None
             for text in row["questions"]:
                 yield Message(text, row["lang"][:2], is_talk)
-    for asked, _ in dialogue_data.read_introductions():
-        yield from (Message(text, "introduction", True) for text in asked)
+    for asked, _ in COURTESIES:
+        yield from (Message(text, "courtesy", True) for text in asked)
     for statement, questions, _, _ in dialogue_data.MEMORIES:
         for value in VALUES:
             told = [Message(statement.format(v=value), "memory", True)]

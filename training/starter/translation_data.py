@@ -17,7 +17,9 @@ from palaver_skills import prompts
 
 FOREIGN = ("fr", "de", "es", "zh")
 MAX_WORDS = 9
-"""Words of the English side; the model is measured on sentences of up to eight."""
+"""Words of the English side."""
+MEASURED_WORDS = 8
+"""Words of the English side of the sentences that the model is measured on."""
 MAX_PER_SENTENCE = 3
 """Translations that are kept of one English sentence."""
 
@@ -116,7 +118,9 @@ def training_source(folder: Path, language: str, *, into_english: bool) -> Calla
 
 def held_out_groups(folder: Path, language: str, *, into_english: bool, count: int) -> list[Group]:
     """Return held-out examples of one direction: Tatoeba, up to eight English words."""
-    held_out = [p for p in read_pairs(folder, language).held_out if len(p.english.split()) <= 8]
+    held_out = [
+        p for p in read_pairs(folder, language).held_out if len(p.english.split()) <= MEASURED_WORDS
+    ]
     chosen: dict[str, Pair] = {}
     for pair in held_out:
         chosen.setdefault(pair.foreign if into_english else pair.english, pair)
