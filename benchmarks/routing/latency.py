@@ -70,8 +70,9 @@ async def main() -> None:
         embeddings=None if options.words else Embeddings("benchmark", encoder.embed),
     )
     began = time.process_time()
+    router.start()
     ranking = await router.rank(make_message("warm up"))
-    if not (ranking.embedded or options.words):  # a busy machine: it goes on in the background
+    while not (ranking.embedded or options.words):  # a busy machine: it goes on in the background
         await asyncio.sleep(RETRY_SECONDS)
         ranking = await router.rank(make_message("warm up again"))
     ready = time.process_time() - began

@@ -244,6 +244,7 @@ class Server:
         self._wire()
         for router in self._routers:
             stack.push_async_callback(router.close)
+            router.start()
         await self._admission.refresh()
         stack.push_async_callback(self._dispatcher.close, self.settings.server.drain)
         await self._dispatcher.start(self._pipeline)

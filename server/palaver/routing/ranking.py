@@ -5,13 +5,19 @@ import dataclasses
 import functools
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
 from palaver.embedding import Embeddings
 from palaver.knowledge import KnowledgeBase
-from palaver.routing.classifier import FOLLOW_UP, NONE, ExampleClassifier, Vector, example_texts
+from palaver.routing.classifier import (
+    FOLLOW_UP,
+    MANY_EXAMPLES,
+    NONE,
+    ExampleClassifier,
+    example_texts,
+)
 from palaver.routing.documents import DocumentMatcher, Match
 from palaver.routing.evidence import EVIDENCE_TIMEOUT, EvidenceSource
 from palaver.skills import Skill
@@ -65,7 +71,10 @@ class Ranking:
 
 
 class Ranker:
-    """Ranks the skills for a message. The classifiers are fitted when the first one comes."""
+    """Ranks the skills for a message.
+
+    The classifiers are fitted in the background, when the first message comes or after `start`.
+    """
 
     def __init__(
         self,
@@ -86,10 +95,13 @@ class Ranker:
         self._collections = collections
         self._vectors = EvidenceSource("vectors", timeout=timeout, clock=clock)
         self._searches = EvidenceSource("the knowledge base", timeout=timeout, clock=clock)
-        self._fits: dict[bool, asyncio.Task[ExampleClassifier]] = {}
-        """The classifiers that are or were fitted: whether with vectors."""
-        self._embedding = asyncio.Lock()
-        """Held while the examples are embedded: the next message finds their vectors cached."""
+        self._fits: dict[Embeddings | None, asyncio.Task[ExampleClassifier]] = {}
+        """The classifiers that are or were fitted: with vectors, and with words alone."""
+
+    def start(self) -> None:
+        """Fit the classifier before the first message, if that takes more than a moment."""
+        if len(example_texts(self._skills)) > MANY_EXAMPLES:
+            self._begin_fit(self._embeddings)
 
     async def close(self) -> None:
         for fit in self._fits.values():
@@ -162,32 +174,34 @@ class Ranker:
             chances = await self._vectors.ask(compare)
             if chances is not None:
                 return chances, True
-        classifier = await self._fit(by_meaning=False)
+        classifier = await self._find_classifier(None)
         return await run_on_text(classifier.weigh, text, None, follows=follows), False
 
     async def _compare_vectors(
         self, embeddings: Embeddings, text: str, follows: bool
     ) -> dict[str, float]:
         [vector] = await embeddings([text])
-        vectors = None
-        if self._is_unfitted(by_meaning=True):
-            async with self._embedding:
-                vectors = await embeddings(example_texts(self._skills))
-        classifier = await self._fit(vectors, by_meaning=True)
+        classifier = await self._find_classifier(embeddings)
         return await run_on_text(classifier.weigh, text, vector, follows=follows)
 
-    def _is_unfitted(self, *, by_meaning: bool) -> bool:
-        fit = self._fits.get(by_meaning)
-        return fit is None or (fit.done() and (fit.cancelled() or fit.exception() is not None))
+    async def _find_classifier(self, embeddings: Embeddings | None) -> ExampleClassifier:
+        """Return the classifier, fitted once. The fit goes on when no message waits for it; one
+        that has failed is begun again."""
+        fit = self._fits.get(embeddings)
+        if fit is None or (fit.done() and (fit.cancelled() or fit.exception() is not None)):
+            fit = self._begin_fit(embeddings)
+        return await asyncio.shield(fit)
 
-    async def _fit(
-        self, vectors: Sequence[Vector] | None = None, *, by_meaning: bool
-    ) -> ExampleClassifier:
-        """Return the classifier, fitted once. The fit goes on when no message waits for it."""
-        if self._is_unfitted(by_meaning=by_meaning):
-            fitting = asyncio.to_thread(ExampleClassifier, self._skills, vectors)
-            self._fits[by_meaning] = asyncio.create_task(fitting, name="palaver-routing-fit")
-        return await asyncio.shield(self._fits[by_meaning])
+    def _begin_fit(self, embeddings: Embeddings | None) -> asyncio.Task[ExampleClassifier]:
+        fit = asyncio.create_task(self._fit(embeddings), name="palaver-routing-fit")
+        # A failure is reported by the message that asks for the classifier, if there is one.
+        fit.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._fits[embeddings] = fit
+        return fit
+
+    async def _fit(self, embeddings: Embeddings | None) -> ExampleClassifier:
+        vectors = await embeddings(example_texts(self._skills)) if embeddings else None
+        return await asyncio.to_thread(ExampleClassifier, self._skills, vectors)
 
 
 def find_instruction(text: str) -> str:

@@ -101,6 +101,10 @@ class Router:
             for pattern in skill.patterns
         ]
 
+    def start(self) -> None:
+        """Begin what would make the first message wait."""
+        self._ranker.start()
+
     async def wait_for_trial(self) -> None:
         """Wait until it is known whether the engine can choose, if its trial has begun."""
         if self._engine_choice is not None:

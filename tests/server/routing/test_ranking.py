@@ -13,7 +13,7 @@ from palaver import Document, Skill, Turn
 from palaver.embedding import Embeddings
 from palaver.errors import EngineUnavailable, TooLarge
 from palaver.knowledge import Passage
-from palaver.routing.classifier import FOLLOW_UP, NONE
+from palaver.routing.classifier import FOLLOW_UP, MANY_EXAMPLES, NONE
 from palaver.routing.evidence import RETRY_SECONDS
 from palaver.routing.ranking import Ranker, find_instruction
 from palaver.testing import ListKnowledge, converse
@@ -287,6 +287,31 @@ async def test_a_message_that_stops_waiting_does_not_stop_the_fit() -> None:
             clock[0] += RETRY_SECONDS
             await asyncio.sleep(0)
     await ranker.close()
+
+
+async def test_many_examples_are_fitted_before_the_first_message() -> None:
+    class Cakes(Baker):
+        name = "cakes"
+        examples = tuple(f"a cake with {number} candles" for number in range(MANY_EXAMPLES))
+
+    asked = asyncio.Event()
+
+    async def embed(texts: Sequence[str]) -> list[list[float]]:
+        asked.set()
+        return await TopicVectors().embed(texts)
+
+    few = Ranker(SHOPS, default="baker", embeddings=Embeddings("topics", embed))
+    many = Ranker(
+        {**SHOPS, "cakes": Cakes}, default="baker", embeddings=Embeddings("topics", embed)
+    )
+    few.start()
+    await asyncio.sleep(0)
+    assert not asked.is_set(), "of few examples it takes but a moment of the first message"
+    many.start()
+    async with asyncio.timeout(5):
+        await asked.wait()
+    assert (await many.rank("a cake with 7 candles")).best.skill == "cakes"
+    await many.close()
 
 
 @pytest.mark.parametrize(
