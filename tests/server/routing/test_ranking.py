@@ -290,9 +290,14 @@ async def test_a_message_that_stops_waiting_does_not_stop_the_fit() -> None:
 
 
 async def test_many_examples_are_fitted_before_the_first_message() -> None:
-    class Cakes(Baker):
+    class Cakes(Skill):
+        """Decorate cakes."""
+
         name = "cakes"
         examples = tuple(f"a cake with {number} candles" for number in range(MANY_EXAMPLES))
+
+        async def answer(self, turn: Turn) -> None:
+            await turn.say("Done.")
 
     asked = asyncio.Event()
 
