@@ -19,7 +19,7 @@ from palaver.models.registry import ModelRegistry
 
 @click.group()
 def models() -> None:
-    """Connect a real model; list, add, choose, inspect and remove models."""
+    """Connect a real model; add, list, choose and remove models."""
 
 
 def _model_registry(console: Console) -> ModelRegistry:
@@ -29,7 +29,7 @@ def _model_registry(console: Console) -> ModelRegistry:
 @models.command("list")
 @click.pass_obj
 def list_models(console: Console) -> None:
-    """List the models, and the settings that use them; * marks the current one."""
+    """List the models; * marks the current one."""
     registry = _model_registry(console)
     current = registry.current
     users = _find_users(console, registry)

@@ -53,7 +53,7 @@ def setup(
     added: str | None,
     lists_only: bool,
 ) -> None:
-    """Connect a real model: one that is found on this machine, or any other.
+    """Connect a real model, found on this machine or elsewhere.
 
     Without options, it asks. The model is tried with a short reply; then it is written into the
     settings file, which 'palaver serve' reads.

@@ -21,6 +21,7 @@ from palaver.models.model_files import (
     Json,
     broken_file,
     check_model_files,
+    check_size,
     is_file_name,
     read_json,
 )
@@ -78,8 +79,11 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     config = read_json(directory / "config.json")
     architecture = check_config(config, str(directory))
     check_code(directory)
-    if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-        raise broken_file(directory / "tokenizer.json", "is missing")
+    tokenizers = [directory / name for name in ("tokenizer.json", "tokenizer.model")]
+    if not any(file.is_file() for file in tokenizers):
+        raise broken_file(tokenizers[0], "is missing")
+    for file in filter(Path.is_file, tokenizers):
+        check_size(file)
     files = _find_weights(directory)
     weights = [read_weights(file) for file in files]
     card = _read_card(directory)

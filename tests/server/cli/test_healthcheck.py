@@ -42,13 +42,19 @@ async def test_another_program_answers() -> None:
 
 
 async def test_nothing_is_answered_in_time() -> None:
+    ended = asyncio.Event()
+
     async def keep_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
+        await writer.wait_closed()
+        ended.set()
 
     async with await asyncio.start_server(keep_silent, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         problem = await find_problem(f"http://127.0.0.1:{port}", None, seconds=0.1)
+        async with asyncio.timeout(5):
+            await ended.wait()
     assert problem == "no answer in 0.1 seconds"
 
 

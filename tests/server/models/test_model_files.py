@@ -147,7 +147,7 @@ def test_a_model_that_names_another_one_to_load_is_refused(model: Path) -> None:
 def test_more_parameters_than_bytes_are_refused(model: Path, shape: list[float]) -> None:
     header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
     (model / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    with pytest.raises(ConfigurationError, match="cannot hold the parameters"):
+    with pytest.raises(ConfigurationError, match=r"not a safetensors file: its (header|tensor)"):
         read_checkpoint(model)
 
 
