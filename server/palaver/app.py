@@ -17,6 +17,7 @@ from palaver.errors import ConfigurationError, contained
 from palaver.files.objects import ObstoreObjects
 from palaver.files.store import FileStore
 from palaver.hooks import Backend, BuildContext, Interceptor
+from palaver.jobs.store import JOBS_DIRECTORY
 from palaver.knowledge import KnowledgeBase
 from palaver.ledger import Ledger
 from palaver.models.registry import ModelRegistry
@@ -67,6 +68,7 @@ def build_server(settings: Settings, registry: PluginRegistry | None = None) -> 
         cookie_secrets=load_cookie_secrets(settings),
         files=builder.files(),
         trials=builder.trials(),
+        jobs=settings.server.data / JOBS_DIRECTORY,
     )
 
 

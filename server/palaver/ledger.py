@@ -371,8 +371,8 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
 
 class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     """Receipt of an erasure: the number of conversations in which the person took part, and of the
-    messages, events, dead letters, memories and files that were removed or changed. A ledger has no
-    ``files``."""
+    messages, events, dead letters, memories and files that were removed or changed, and of
+    ``training_rows`` in prepared data. A ledger has neither ``files`` nor ``training_rows``."""
 
     tenant: str
     person: str
@@ -382,6 +382,7 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int
     memories: int
     files: int = 0
+    training_rows: int = 0
     at: float
 
 

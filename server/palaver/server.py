@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -49,6 +50,7 @@ from palaver.files.objects import ObstoreObjects
 from palaver.files.store import FileStore
 from palaver.files.sweeper import Sweeper
 from palaver.hooks import Interceptor
+from palaver.jobs.people import erase_rows
 from palaver.knowledge import (
     Document,
     DocumentInfo,
@@ -109,8 +111,9 @@ class Server:
     ``cookie_secrets`` sign the cookies of browsers, the tokens of visitors and what channels seal;
     without them a random one lasts as long as the server. Without ``files``, those that people
     upload are in memory. Without ``trials``, each start tries out whether the engine can choose
-    skills. ``engine`` is that of the default model, ``models`` are those of the others, by name. A
-    channel that cannot work as it is configured is in ``closed_channels``.
+    skills. ``engine`` is that of the default model, ``models`` are those of the others, by name. An
+    erasure reaches the files of the jobs in the directory ``jobs``. A channel that cannot work as
+    it is configured is in ``closed_channels``.
 
     Entering raises `ConfigurationError` when a part cannot work as it is configured.
     """
@@ -132,6 +135,7 @@ class Server:
         embedder: Embedder | None = None,
         models: Mapping[str, Engine] | None = None,
         trials: TrialStore | None = None,
+        jobs: Path | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
@@ -159,6 +163,7 @@ class Server:
             metrics = self.metrics.of_model(EMBEDDER)
             embedder.wrap(lambda engine: SupervisedEngine(engine, settings.engine, metrics))
         self._trials = trials
+        self._jobs = jobs
         self._cookie_secrets = tuple(cookie_secrets) or (secrets.token_bytes(32),)
         self._skills = skills
         self.tool_sources = tool_sources or {}
@@ -537,7 +542,19 @@ class Server:
             if conversation is None:
                 await forget_person(self.records, self.channels, tenant, person)
             files = await self.files.erase(tenant, person, conversation)
-        return msgspec.structs.replace(erasure, files=files)
+            rows = await self._erase_training_rows(tenant, person, conversation)
+        return msgspec.structs.replace(erasure, files=files, training_rows=rows)
+
+    async def _erase_training_rows(
+        self, tenant: str, person: str, conversation: Conversation | None
+    ) -> int:
+        if self._jobs is None:
+            return 0
+        name = str(conversation) if conversation else ""
+        erased = await asyncio.to_thread(erase_rows, self._jobs, tenant, person, name)
+        for each in erased:
+            log.warning("%s", each)
+        return sum(each.rows for each in erased)
 
     async def store_file(
         self,

@@ -11,10 +11,12 @@ from palaver.cli.channels import channels
 from palaver.cli.chat import chat
 from palaver.cli.check import check
 from palaver.cli.console import CommandGroup, Console
+from palaver.cli.data import data
 from palaver.cli.deadletters import deadletters
 from palaver.cli.evaluate import evaluate
 from palaver.cli.feedback import feedback
 from palaver.cli.healthcheck import healthcheck
+from palaver.cli.jobs import jobs
 from palaver.cli.logs import logging_interpreter_errors
 from palaver.cli.models import models
 from palaver.cli.models_setup import setup
@@ -48,12 +50,14 @@ COMMANDS = (
     channels,
     chat,
     check,
+    data,
     deadletters,
     erase,
     evaluate,
     export,
     feedback,
     healthcheck,
+    jobs,
     models,
     serve,
     skills,

@@ -13,9 +13,11 @@ import click
 import msgspec
 
 from palaver.cli.console import Console, echo, encode_json, print_json
+from palaver.cli.jobs import job_store
 from palaver.errors import InvalidInput
 from palaver.exports import collect_export
 from palaver.files.store import FileStore
+from palaver.jobs.people import erase_rows
 from palaver.ledger import Erasure, Export, Ledger
 from palaver.messages import StoredFile, check_name
 from palaver.platforms.people import find_approvals, forget_person
@@ -93,14 +95,19 @@ def erase(console: Console, tenant: str, person: str, yes: bool, as_json: bool) 
         return msgspec.structs.replace(erasure, files=await files.erase(tenant, person))
 
     receipt = run_with_data(console, erase_all)
+    erased = erase_rows(job_store(console).directory, tenant, person)
+    receipt = msgspec.structs.replace(receipt, training_rows=sum(each.rows for each in erased))
     if as_json:
         print_json(receipt)
         return
     echo(
         f"Erased {person!r} of tenant {tenant!r}: {receipt.messages} messages and "
         f"{receipt.events} events in {receipt.conversations} conversations, "
-        f"{receipt.dead_letters} dead letters, {receipt.memories} memories, {receipt.files} files."
+        f"{receipt.dead_letters} dead letters, {receipt.memories} memories, {receipt.files} files, "
+        f"{receipt.training_rows} rows of training data."
     )
+    for each in erased:
+        echo(f"  {each}")
 
 
 def run_with_data(console: Console, use_data: Callable[[Ledger, FileStore], Awaitable[T]]) -> T:

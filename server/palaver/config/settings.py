@@ -504,6 +504,14 @@ class ModelsSettings(Section):
     Empty: those that Ollama, LM Studio, llama.cpp, vLLM and others use."""
 
 
+class JobsSettings(Section):
+    max_running: int = pydantic.Field(default=1, ge=1)
+    """Jobs that run at once."""
+    background: bool = True
+    """Jobs compute only when no other process wants to, so that the server keeps its response
+    times. False: on a machine that serves nothing."""
+
+
 class RoutingSettings(Section):
     default: str = "chat"
     """The skill that answers when no other fits."""
@@ -684,6 +692,8 @@ class Settings(Section):
     """Pages and files that tools fetch from the web; see docs/security.md."""
     models: ModelsSettings = ModelsSettings()
     """Downloads of models."""
+    jobs: JobsSettings = JobsSettings()
+    """Long work in processes of their own, such as preparing data."""
     routing: RoutingSettings = RoutingSettings()
     """The choice of a skill for each message."""
     dispatch: DispatchSettings = DispatchSettings()

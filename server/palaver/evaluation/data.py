@@ -119,12 +119,17 @@ def _parse(name: str, content: bytes) -> list[dict[str, Any]]:
     return rows
 
 
+def template_fields(template: str) -> list[str]:
+    """Return the names of the fields that a template needs."""
+    return _FIELD.findall(template)
+
+
 def fill_template(template: str, row: Row) -> Any:  # Any: a JSON value
     """Return ``template`` with each ``{field}`` replaced by the row's value.
 
     A template that is one field returns the value as it is. Raises `InvalidInput`.
     """
-    for name in _FIELD.findall(template):
+    for name in template_fields(template):
         if name not in row:
             raise InvalidInput(f"the row {str(dict(row))[:80]!r} has no field {name!r}")
     if whole := _FIELD.fullmatch(template):

@@ -1,4 +1,4 @@
-"""The libraries of the extra ``evaluation``, imported when a metric needs one."""
+"""Libraries of the optional extras, imported when something needs one."""
 
 import importlib
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from palaver.errors import ConfigurationError
 
 
-def load_library(name: str) -> Any:  # Any: a module, which mypy does not know
+def load_library(name: str, *, extra: str = "evaluation") -> Any:  # Any: mypy does not know it
     """Return the module. Raises `ConfigurationError` with the command that installs it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ConfigurationError(
-            f"evaluation needs {name.partition('.')[0]}, which is not installed: "
-            "pip install 'palaver-server[evaluation]'"
+            f"this needs {name.partition('.')[0]}, which is not installed: "
+            f"pip install 'palaver-server[{extra}]'"
         ) from error

@@ -70,6 +70,7 @@ ERASED = {
     "dead_letters": 0,
     "memories": 0,
     "files": 0,
+    "training_rows": 0,
     "at": 1767225660.0,
 }
 

@@ -86,6 +86,41 @@ class Installation:
         (self.folder / "rows.json").write_text(json.dumps([{"text": HOSTILE}]))
         return ""
 
+    def add_recipe(self) -> str:
+        text = f'kind = "chat"\n[[sources]]\nname = "x"\nfiles = [{json.dumps(HOSTILE)}]\n'
+        (self.folder / "hostile.toml").write_text(text)
+        return ""
+
+    def add_data(self) -> str:
+        """Add prepared data whose manifest is hostile, and whose rows are gone."""
+        self.add_job()
+        step = {"in": 1, "out": 0, "dropped": {HOSTILE: 1}, "redactions": {}, "groups": {}}
+        manifest = {
+            "kind": "chat",
+            "steps": {"read": step, "redact": step},
+            "outputs": {f"data/{HOSTILE_NAME}.jsonl": {"rows": 0, "bytes": 0, "sha256": ""}},
+            "erased_rows": 0,
+        }
+        folder = self.data / "jobs" / "hostile"
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        (folder / "profile.html").write_text("")
+        return ""
+
+    def add_job(self) -> str:
+        """Add a job whose program has failed with a hostile message."""
+        folder = self.data / "jobs" / "hostile"
+        folder.mkdir(parents=True)
+        described = {"kind": "data", "command": [], "config": {}, "inputs": {HOSTILE: HOSTILE}}
+        needs = {"disk_bytes": 0, "memory_bytes": 0, "created": 0.0}
+        end = {"state": "failed", "error": HOSTILE, "result": {HOSTILE: HOSTILE}, "time": 0.0}
+        (folder / "job.json").write_text(json.dumps(described | needs))
+        (folder / "end.json").write_text(json.dumps(end))
+        (folder / "progress.jsonl").write_text(
+            json.dumps({"step": 1, "steps": 2, HOSTILE: HOSTILE})
+        )
+        (folder / "log.txt").write_text(HOSTILE)
+        return ""
+
     def add_document(self) -> str:
         path = self.folder / f"{HOSTILE_NAME}.md"
         path.write_text(f"# {HOSTILE_NAME}\n\nwords {HOSTILE_NAME}\n")
@@ -237,6 +272,12 @@ SCENARIOS: dict[str, Scenario] = {
     "channels test": run_only("channels", "test", HOSTILE),
     "chat": with_server("chat", text="hello\n"),
     "check": run_only("--set", f"server.data={HOSTILE_NAME}", "check"),
+    "data check": after(Installation.add_data, "data", "check", "hostile"),
+    "data consent give": run_only("data", "consent", "give", f"--person={HOSTILE}"),
+    "data consent list": run_only("data", "consent", "list", f"--tenant={HOSTILE}"),
+    "data consent withdraw": run_only("data", "consent", "withdraw", f"--person={HOSTILE}"),
+    "data prepare": after(Installation.add_recipe, "data", "prepare", "hostile.toml"),
+    "data show": after(Installation.add_data, "data", "show", "hostile"),
     "deadletters list": after(Installation.add_dead_letter, "deadletters", "list"),
     "deadletters show": with_dead_letter("show"),
     "deadletters replay": with_dead_letter("replay"),
@@ -252,6 +293,13 @@ SCENARIOS: dict[str, Scenario] = {
     "export": after(Installation.add_dead_letter, "export", "--person=ada"),
     "feedback export": after(Installation.add_feedback, "feedback", "export"),
     "healthcheck": with_server("healthcheck"),
+    "jobs list": after(Installation.add_job, "jobs", "list"),
+    "jobs log": after(Installation.add_job, "jobs", "log", "hostile"),
+    "jobs pause": run_only("jobs", "pause", HOSTILE),
+    "jobs remove": run_only("jobs", "remove", HOSTILE),
+    "jobs resume": run_only("jobs", "resume", HOSTILE),
+    "jobs show": after(Installation.add_job, "jobs", "show", "hostile"),
+    "jobs stop": run_only("jobs", "stop", HOSTILE),
     "knowledge add": lambda installation, server: installation.run(
         "knowledge", "add", HOSTILE_NAME
     ),

@@ -123,7 +123,7 @@ def test_files_are_exported_and_erased(data: DataDirectory, tmp_path: Path) -> N
     (tmp_path / "taken").write_bytes(b"")
     refused = data.run("export", "--person=ada", "--files", str(tmp_path / "taken" / "in"))
     assert (refused.exit_code, refused.output.count("\n")) == (2, 1)
-    assert "0 memories, 1 files." in data.run("erase", "--person=ada", "--yes").output
+    assert "0 memories, 1 files, 0 rows" in data.run("erase", "--person=ada", "--yes").output
     assert json.loads(data.run("export", "--person=ada").output)["files"] == []
     assert len(json.loads(data.run("export", "--person=bob").output)["files"]) == 1
 

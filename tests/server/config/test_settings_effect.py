@@ -67,6 +67,7 @@ A2A = "tests/plugins/channels/a2a"
 MCP_CHANNEL = "tests/plugins/channels/mcp"
 WEBHOOKS = "tests/plugins/channels/webhooks"
 SLACK = "tests/plugins/channels/slack"
+JOBS = "tests/server/cli/test_jobs.py"
 TOOLS = "tests/server/turns/test_tool_services.py"
 FETCHING = "tests/server/test_fetching.py"
 DISCORD = "tests/plugins/channels/discord"
@@ -188,6 +189,8 @@ COVERED = {
     "files.tenant_bytes": f"{FILES}/test_store.py::test_a_tenant_has_no_more_bytes_than_set",
     "files.uploads": f"{FILES}/test_store.py::test_no_more_uploads_run_at_once_than_set",
     "files.expiry": f"{FILES}/test_sweeper.py::test_a_file_that_was_not_sent_expires",
+    "jobs.max_running": f"{JOBS}::test_one_job_runs_at_a_time",
+    "jobs.background": f"{JOBS}::test_the_program_computes_only_when_nobody_else_wants_to",
     "models.hub_token": (
         "tests/server/models/test_hub.py::test_a_gated_model_is_downloaded_with_the_token_of_the_settings"
     ),

@@ -104,6 +104,8 @@ export interface Erasure {
   dead_letters: number;
   memories: number;
   files: number;
+  /** Rows of prepared training data. */
+  training_rows: number;
   at: number;
 }
 
