@@ -55,8 +55,12 @@ def prepare(console: Console, recipe: Path, name: str, background: bool) -> None
 
     It runs as a job, which goes on when the terminal is closed: see 'palaver jobs'.
     """
+    from palaver.data.program import LIBRARIES
     from palaver.data.recipe import load_recipe
+    from palaver.evaluation.libraries import load_library
 
+    for library in LIBRARIES:  # otherwise the job would find out
+        load_library(library, extra="data")
     loaded = load_recipe(recipe)
     files = _find_files(loaded, recipe.parent)
     sizes = sum(path.stat().st_size for path in files.values())

@@ -296,7 +296,7 @@ def _messages(value: Any, role: str) -> list[Any]:
     if isinstance(value, str):
         return [{"role": role, "content": value}]
     if not isinstance(value, list):
-        raise InvalidInput(f"{str(value)[:60]!r} is neither a text nor a list of messages")
+        raise InvalidInput("the messages are neither a text nor a list")
     return [
         {"role": each.get("role"), "content": each.get("content", each.get("text"))}
         if isinstance(each, dict)

@@ -25,6 +25,7 @@ from palaver.jobs.people import (
     changing_rows,
     describe_rows,
     finish_erasures,
+    write_names,
 )
 from palaver.jobs.store import compute_sha256
 from palaver.version import __version__
@@ -67,6 +68,7 @@ class PrepareProgram:
             described = self._describe(reports)
         with changing_rows(self._job.path):
             if not manifest.exists():
+                write_names(self._job.path, described)
                 self._folder.write(MANIFEST, described)
             finish_erasures(self._folder)
             write_profile(self._job.path)

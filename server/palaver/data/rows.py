@@ -14,6 +14,7 @@ from palaver.data.kinds import TYPES, Example, KindName
 
 SHOWN_CHARACTERS = 300
 SHOWN_PER_REASON = 5
+MAX_REASONS = 50
 
 
 class WorkRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -50,6 +51,8 @@ class Drops:
         self.shown: list[DroppedRow] = []
 
     def add(self, reason: str, row: WorkRow, text: str) -> None:
+        if reason not in self.counts and len(self.counts) >= MAX_REASONS:
+            reason = "other reasons"
         self.counts[reason] += 1
         if self.counts[reason] <= SHOWN_PER_REASON:
             self.shown.append(

@@ -8,9 +8,9 @@ import json
 import lzma
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 from urllib.parse import quote
 
 from palaver.errors import InvalidInput
@@ -18,6 +18,8 @@ from palaver.evaluation.libraries import load_library
 
 RawRow = dict[str, Any]  # Any: JSON values
 BATCH_ROWS = 1_000
+MAX_FIELD = 100_000_000
+"""Characters of one field of a CSV file."""
 FORMATS = (".csv", ".jsonl", ".parquet")
 _ERRORS = (OSError, EOFError, ValueError, csv.Error, lzma.LZMAError, zlib.error, sqlite3.Error)
 
@@ -31,14 +33,17 @@ def read_file(path: Path) -> Iterator[RawRow]:
 
 
 def _read(path: Path) -> Iterator[RawRow]:
-    name = path.with_suffix("") if path.suffix in _OPENERS else path
+    is_compressed = path.suffix in _OPENERS
+    name = path.with_suffix("") if is_compressed else path
+    open_file = _OPENERS[path.suffix] if is_compressed else _open_plain
     match name.suffix:
         case ".csv":
-            with _open(path) as stream:
+            csv.field_size_limit(MAX_FIELD)
+            with open_file(path) as stream:
                 text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
                 yield from csv.DictReader(text, strict=True)
         case ".jsonl":
-            with _open(path) as stream:
+            with open_file(path) as stream:
                 yield from _read_lines(stream)
         case ".parquet":
             parquet = load_library("pyarrow.parquet", extra="data")
@@ -52,22 +57,37 @@ def _read(path: Path) -> Iterator[RawRow]:
 def _read_lines(stream: IO[bytes]) -> Iterator[RawRow]:
     for number, line in enumerate(stream, 1):
         if line.strip():
-            row = json.loads(line)
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} is no JSON object")
             yield row
 
 
-def _open(path: Path) -> IO[bytes]:
-    return _OPENERS.get(path.suffix, open)(path, "rb")  # type: ignore[operator,no-any-return]
+def _open_plain(path: Path) -> IO[bytes]:
+    return open(path, "rb")
 
 
-def _open_zstd(path: Path, mode: str) -> IO[bytes]:
+def _open_gzip(path: Path) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path))
+
+
+def _open_xz(path: Path) -> IO[bytes]:
+    return lzma.open(path)
+
+
+def _open_zstd(path: Path) -> IO[bytes]:
     arrow = load_library("pyarrow", extra="data")
     return io.BufferedReader(arrow.input_stream(str(path), compression="zstd"))
 
 
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".zst": _open_zstd}
+_OPENERS: Mapping[str, Callable[[Path], IO[bytes]]] = {
+    ".gz": _open_gzip,
+    ".xz": _open_xz,
+    ".zst": _open_zstd,
+}
 
 
 def read_sqlite(path: Path, query: str) -> Iterator[RawRow]:

@@ -143,10 +143,12 @@ def _read_row(task: Preparation, source: SourceTable, raw: RawRow) -> WorkRow:
         fields = {name: raw[name] for name in field_names(kind) if name in raw}
     example = read_example(kind, fields)
     people = tuple(raw.get("people", ())) if source.ledger else ()
-    if source.person:
-        people = (task.names.person(source.tenant, str(_fill(source.person, raw))),)
+    if source.person and (person := _fill(source.person, raw)) is not None:
+        people = (task.names.person(source.tenant, str(person)),)
     conversation = str(raw.get("conversation", "")) if source.ledger else ""
-    groups = [short_hash(source.name, str(_fill(source.group, raw)))] if source.group else []
+    groups = []
+    if source.group and (group := _fill(source.group, raw)) is not None:
+        groups.append(short_hash(source.name, str(group)))
     if conversation:
         groups.append(conversation)
     if task.recipe.split.by_person:
@@ -163,7 +165,8 @@ def _read_row(task: Preparation, source: SourceTable, raw: RawRow) -> WorkRow:
 
 def _fill(template: str, raw: RawRow) -> Any:  # Any: a JSON value
     for name in template_fields(template):
-        if name not in raw:
+        is_whole = template == f"{{{name}}}"  # its value may be null
+        if name not in raw or (raw[name] is None and not is_whole):
             raise InvalidInput(f"the raw row has no field {name!r}")
     return fill_template(template, raw)
 

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -20,6 +21,8 @@ from palaver.jobs.folder import JOB, JobFolder, Json, read_object
 from palaver.private_files import open_private_file, write_private_file
 
 KEY_FILE = "people.key"
+NAMES_FILE = "people.names"
+"""The names of all people in the files of a finished job: most erasures concern none of them."""
 MANIFEST = "manifest.json"
 """File of a finished job that lists its files: ``outputs`` has rows, bytes and SHA-256 by path."""
 OUTPUTS, SHOWN, PROFILE = "data", "dropped.jsonl", "profile.html"
@@ -106,7 +109,10 @@ class Erased:
     person: str
     conversation: str
 
-    def includes(self, row: Json) -> bool:
+    def includes_line(self, line: bytes) -> bool:
+        if self.person.encode() not in line:  # most lines need not be parsed
+            return False
+        row = json.loads(line)
         is_theirs = self.person in row.get("people", ())
         return is_theirs and self.conversation in ("", row.get("conversation", ""))
 
@@ -123,7 +129,9 @@ def _erase_from(job: JobFolder, whose: Erased) -> int:
     with changing_rows(job.path):
         rows = sum(_rewrite(file, whose) for file in (job.path / SNAPSHOTS).glob("*.jsonl"))
         if (job.path / MANIFEST).exists():
-            return rows + _erase_from_outputs(job, [whose])
+            if whose.person in read_names(job.path):
+                rows += _erase_from_outputs(job, [whose])
+            return rows
         with open(job.path / ERASED, "a", encoding="ascii") as stream:
             stream.write(json.dumps(dataclasses.asdict(whose)) + "\n")
         if job.state() != "running":
@@ -146,6 +154,7 @@ def _erase_from_outputs(job: JobFolder, erased: Sequence[Erased]) -> int:
     for whose in erased:
         rows += sum(_rewrite(job.path / name, whose) for name in (*manifest["outputs"], SHOWN))
     if rows:
+        write_names(job.path, manifest)
         manifest["outputs"] = {name: describe_rows(job.path / name) for name in manifest["outputs"]}
         manifest["erased_rows"] += rows
         job.write(MANIFEST, manifest)
@@ -153,13 +162,27 @@ def _erase_from_outputs(job: JobFolder, erased: Sequence[Erased]) -> int:
     return rows
 
 
+def read_names(folder: Path) -> frozenset[str]:
+    return frozenset((folder / NAMES_FILE).read_text(encoding="ascii").split())
+
+
+def write_names(folder: Path, manifest: Json) -> None:
+    """Write the names of the people in the outputs of a manifest."""
+    people: set[str] = set()
+    for name in (*manifest["outputs"], SHOWN):
+        with open(folder / name, "rb") as lines:
+            people.update(*(json.loads(line).get("people", ()) for line in lines))
+    content = "".join(f"{name}\n" for name in sorted(people))
+    write_private_file(folder / NAMES_FILE, content.encode())
+
+
 def _rewrite(file: Path, whose: Erased) -> int:
     """Remove the lines of a file that are erased; return their number."""
     with open(file, "rb") as lines:
-        count = sum(whose.includes(json.loads(line)) for line in lines)
+        count = sum(map(whose.includes_line, lines))
     if count:
         with open(file, "rb") as lines, open_private_file(file) as kept:
-            kept.writelines(line for line in lines if not whose.includes(json.loads(line)))
+            kept.writelines(itertools.filterfalse(whose.includes_line, lines))
     return count
 
 

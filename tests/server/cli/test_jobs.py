@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.server.data.conversations import rate, say
 from tests.server.data.preparing import rows_of, write_rows
-from tests.server.data.test_people import rate, say
 from tests.server.jobs import counting_program
 
 from palaver.cli import main
@@ -153,6 +153,7 @@ split = "test"
 @pytest.fixture
 def shop(terminal: Terminal) -> Terminal:
     """A terminal of an installation with rated replies, and a recipe for them."""
+    pytest.importorskip("rensa")
     folder = terminal.folder
     written = [{"prompt": "When do you open on Sunday?", "reply": "At nine."}]
     write_rows(folder / "rows.jsonl", written)

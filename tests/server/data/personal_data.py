@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-import phonenumbers
-
 from palaver.data.identifiers import is_valid
 from palaver.data.redaction import REDACTION_KINDS, Redactor
+from palaver.evaluation.libraries import load_library
 
 REGIONS = ("US", "GB", "DE", "FR", "ES")
 NAMES = ("ada", "jürgen", "li.wei", "o-brien", "maria_lopez", "x99", "j.r.smith")
@@ -62,17 +61,17 @@ def _until_valid(kind: str, make: Callable[[], str]) -> str:
 
 
 def _make_phone(chooser: random.Random) -> str:
+    phonenumbers = load_library("phonenumbers", extra="data")
     example = phonenumbers.example_number_for_type(
         chooser.choice(REGIONS), phonenumbers.PhoneNumberType.MOBILE
     )
-    assert example is not None
     forms = phonenumbers.PhoneNumberFormat
     form = chooser.choice([forms.INTERNATIONAL, forms.NATIONAL, forms.E164])
     while True:
         number = int(str(example.national_number)[:-3] + _digits(chooser, 3))
         made = phonenumbers.PhoneNumber(example.country_code, number)
         if phonenumbers.is_valid_number(made):
-            return phonenumbers.format_number(made, form)
+            return str(phonenumbers.format_number(made, form))
 
 
 def _make_url(chooser: random.Random) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from tests.server.data.conversations import rate, say
 from tests.server.data.preparing import create_job, manifest, prepare, rows_of, run, write_rows
 from tests.server.skills_under_test import Parrot
 
@@ -14,19 +15,18 @@ from palaver.config.settings import RoutingSettings, Settings
 from palaver.data.checking import check_data
 from palaver.data.recipe import SourceTable
 from palaver.data.snapshots import write_documents, write_ledger_rows
-from palaver.feedback import Feedback, Rating
 from palaver.jobs.folder import JobFolder, Json
 from palaver.jobs.people import ERASED, KEY_FILE, PROFILE, PeopleNames, erase_rows
 from palaver.jobs.store import JobStore
 from palaver.knowledge import Document
-from palaver.ledger import QUEUE_ALL, Ledger, LogEntry
-from palaver.messages import Conversation, Finished, Message, Text
+from palaver.ledger import Ledger
 from palaver.platforms.consents import EVERYONE, Consents
 from palaver.platforms.people import find_approvals, forget_person
 from palaver.server import Server
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
 from palaver_plugins.knowledge.sqlite import SqliteKnowledge
 
+pytest.importorskip("rensa")
 NAMES = PeopleNames(b"k" * 32)
 
 
@@ -35,30 +35,6 @@ async def ledger() -> MemoryLedger:
     ledger = MemoryLedger()
     await ledger.start()
     return ledger
-
-
-async def say(
-    ledger: Ledger, thread: str, person: str, text: str, reply: str, after: str | None = None
-) -> str:
-    """Let a person ask and get a reply; return the turn."""
-    conversation = Conversation("default", "web", thread)
-    message = Message(
-        conversation=conversation, id=f"{text}{reply}", person=person, text=text, after=after
-    )
-    turn = (await ledger.accept(message, QUEUE_ALL)).turn
-    claim = await ledger.claim("worker", lease=60.0, history=0)
-    assert claim is not None
-    entries: list[LogEntry] = [
-        Text(turn=turn, position=0, text=reply),
-        Finished(turn=turn, outcome="done", length=len(reply)),
-    ]
-    await ledger.settle(claim, entries, expect=0)
-    return turn
-
-
-async def rate(ledger: Ledger, thread: str, person: str, turn: str, rating: Rating) -> None:
-    feedback = Feedback(turn=turn, rating=rating)
-    await ledger.give_feedback(Conversation("default", "web", thread), person, feedback)
 
 
 async def consent(ledger: Ledger, people: Iterable[str]) -> None:

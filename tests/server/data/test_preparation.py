@@ -12,8 +12,6 @@ import threading
 import time
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 from tests.server.data.preparing import (
     create_job,
@@ -31,6 +29,9 @@ from palaver.evaluation.leaks import normal_form
 from palaver.jobs.folder import Json
 from palaver.jobs.store import JobStore
 
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+pytest.importorskip("rensa")
 WORDS = (
     "account address answer banana bridge candle castle copper dinner engine export feather "
     "garden hammer island jacket kettle ladder market needle orange pepper quartz rocket saddle "
@@ -76,7 +77,7 @@ def test_files_of_all_formats_are_read(tmp_path: Path, name: str) -> None:
     content = lines.encode() if ".csv" in name else (tmp_path / "plain.jsonl").read_bytes()
     match file.suffix:
         case ".parquet":
-            pyarrow.parquet.write_table(table, file)
+            parquet.write_table(table, file)
         case ".gz":
             file.write_bytes(gzip.compress(content))
         case ".xz":
@@ -126,7 +127,7 @@ def test_a_source_without_a_usable_row_says_why(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"no row of 1 can be used: .*label"):
         prepare(tmp_path, CLASSIFICATION)
     (tmp_path / "rows.jsonl").write_text('{"text": \n')
-    with pytest.raises(InvalidInput, match=r"rows\.jsonl' cannot be read"):
+    with pytest.raises(InvalidInput, match=r"rows\.jsonl' cannot be read: line 1: "):
         prepare(tmp_path, CLASSIFICATION, name="broken")
 
 
@@ -326,6 +327,7 @@ def recipe_with_people(tmp_path: Path) -> str:
     return CLASSIFICATION + 'person = "{who}"'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_a_killed_preparation_goes_on_and_writes_the_same_bytes(tmp_path: Path, step: str) -> None:
     recipe = recipe_with_people(tmp_path)

@@ -9,6 +9,7 @@ from tests.server.data.preparing import manifest, prepare, rows_of, write_rows
 from palaver.data.identifiers import CHECKS, is_valid
 from palaver.data.redaction import REDACTION_KINDS, Redactor
 
+pytest.importorskip("phonenumbers")
 REGIONS = ("US", "GB", "DE", "FR", "ES")
 VALID = {
     "iban": (
