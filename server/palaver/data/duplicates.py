@@ -41,6 +41,7 @@ class Groups:
     """Union-find over rows by their numbers. A group is named by its first row."""
 
     def __init__(self, size: int) -> None:
+        self.size = size
         self._parents = np.arange(size, dtype=np.int64)
 
     def find(self, row: int) -> int:
@@ -87,13 +88,13 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def join_similar(
-    groups: Groups, signatures: Array, size: int, similarity: float, apart: Array | None = None
+    groups: Groups, signatures: Sequence[Array], similarity: float, apart: Array | None = None
 ) -> None:
-    """Join the rows whose signatures are similar. Those with different values in ``apart`` are
-    not."""
+    """Join the rows that are similar by each of their signatures. Those with different values in
+    ``apart`` are not."""
     width = PERMUTATIONS // BANDS
     for band in range(BANDS):
-        keys = _band_keys(signatures[:size, band * width : (band + 1) * width])
+        keys = _band_keys(signatures[0][: groups.size, band * width : (band + 1) * width])
         for run in equal_runs(keys):
             _join_run(groups, signatures, run.tolist(), similarity, apart)
 
@@ -108,18 +109,23 @@ def _band_keys(values: Array) -> Array:
 
 
 def _join_run(
-    groups: Groups, signatures: Array, run: Sequence[int], similarity: float, apart: Array | None
+    groups: Groups,
+    signatures: Sequence[Array],
+    run: Sequence[int],
+    similarity: float,
+    apart: Array | None,
 ) -> None:
+    def is_similar(one: int, other: int) -> bool:
+        if apart is not None and apart[one] != apart[other]:
+            return False
+        return groups.find(one) == groups.find(other) or all(
+            float(np.mean(each[one] == each[other])) >= similarity for each in signatures
+        )
+
     leaders: list[int] = []
     for row in run:
-        for leader in leaders:
-            if apart is not None and apart[row] != apart[leader]:
-                continue
-            if groups.find(row) == groups.find(leader) or (
-                float(np.mean(signatures[row] == signatures[leader])) >= similarity
-            ):
-                groups.join(leader, row)
-                break
-        else:
-            if len(leaders) < MAX_LEADERS:
-                leaders.append(row)
+        leader = next((each for each in leaders if is_similar(row, each)), None)
+        if leader is not None:
+            groups.join(leader, row)
+        elif len(leaders) < MAX_LEADERS:
+            leaders.append(row)

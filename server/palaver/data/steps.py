@@ -247,10 +247,13 @@ def deduplicate_rows(task: Preparation, on_row: OnRow) -> StepResult:
         repeated[run[1:]] = True
     groups = Groups(size)
     if not task.recipe.duplicates.keep:
-        texts = (full_text(example) for _, example in task.rows("clean"))
-        signatures = sign(texts, size, task.work / "signatures")
-        similarity = task.recipe.duplicates.similarity
-        join_similar(groups, signatures, size, similarity, apart=labels)
+        given = (example.given for _, example in task.rows("clean"))
+        wanted = (example.wanted for _, example in task.rows("clean"))
+        signatures = [
+            sign(given, size, task.work / "given.signatures"),
+            sign(wanted, size, task.work / "wanted.signatures"),
+        ]
+        join_similar(groups, signatures, task.recipe.duplicates.similarity, apart=labels)
     with writing(task.work / "deduplicate.jsonl") as write:
         for number, (row, example) in enumerate(task.rows("clean")):
             on_row(number + 1)
@@ -344,9 +347,9 @@ def _find_similar(task: Preparation, size: int, suites: list[str]) -> Groups:
     """Return the groups of the rows with similar questions; texts of suites follow the rows."""
     texts = (example.given for _, example in task.rows("deduplicate"))
     total = size + len(suites)
-    signatures = sign(itertools.chain(texts, suites), total, task.work / "signatures")
+    signatures = sign(itertools.chain(texts, suites), total, task.work / "given.signatures")
     groups = Groups(total)
-    join_similar(groups, signatures, total, task.recipe.duplicates.similarity)
+    join_similar(groups, [signatures], task.recipe.duplicates.similarity)
     return groups
 
 

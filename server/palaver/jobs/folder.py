@@ -119,8 +119,9 @@ class JobFolder:
         return self.path.name
 
     def describe(self) -> JobDescription:
-        """Raises `OSError`, `ValueError` or `TypeError` when the file is missing or damaged."""
-        return JobDescription(**read_object(self.path / JOB))
+        """Raises `OSError`, `ValueError` or `KeyError` when the file is missing or damaged."""
+        found = self.read(JOB)
+        return JobDescription(**{name: found[name] for name in JobDescription.__slots__})
 
     def state(self) -> State:
         if end := self.end():

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
 from tests.server.data.preparing import (
     create_job,
@@ -199,6 +200,9 @@ def test_a_row_is_what_its_kind_says_or_is_dropped(tmp_path: Path, kind: str) ->
     job = prepare(tmp_path, CLASSIFICATION.replace("classification", kind))
     [row] = rows_of(job)
     assert {name: row[name] for name in expected} == expected
+    schema = jsonschema_rs.validator_for(manifest(job)["schema"])
+    assert schema.is_valid(row)
+    assert not schema.is_valid({"id": row["id"]})
     assert sum(manifest(job)["steps"]["read"]["dropped"].values()) == 1
 
 
@@ -260,6 +264,18 @@ def test_the_same_and_nearly_the_same_rows_are_dropped(tmp_path: Path) -> None:
     assert len({row["group"] for row in rows_of(kept)}) == 2, "they are in one part"
 
 
+def test_questions_with_the_same_answer_are_no_duplicates(tmp_path: Path) -> None:
+    answer = sentence(1, 60)
+    rows = [
+        {"prompt": "Where is my parcel?", "reply": answer},
+        {"prompt": "How do I pay by card?", "reply": answer},
+        {"prompt": "Where is my parcel!", "reply": f"{answer}."},
+    ]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    job = prepare(tmp_path, CLASSIFICATION.replace("classification", "chat"))
+    assert len(rows_of(job)) == 2
+
+
 # The split
 
 
@@ -317,6 +333,17 @@ def test_a_group_stays_together_and_rows_that_are_added_move_nothing(tmp_path: P
         assert others.isdisjoint(articles[row["text"]] for row in rows_of(after, part))
     other = prepare(tmp_path, recipe.replace("seed = 3", "seed = 4"), name="other")
     assert texts_of(rows_of(other, "test")) != texts_of(rows_of(after, "test"))
+
+
+def test_all_rows_of_a_person_may_be_in_one_part(tmp_path: Path) -> None:
+    rows = [{"text": sentence(n), "label": "x", "who": f"p{n % 30}"} for n in range(120)]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    recipe = CLASSIFICATION + 'person = "{who}"\n[split]\nby_person = '
+    for by_person, name in (("true", "together"), ("false", "apart")):
+        job = prepare(tmp_path, recipe + by_person, name=name)
+        parts = ("train", "validation", "test")
+        people = [{row["people"][0] for row in rows_of(job, part)} for part in parts]
+        assert (sum(map(len, people)) == 30) == (by_person == "true")
 
 
 # Resumption
