@@ -7,7 +7,9 @@ from palaver import ConfigurationError
 
 
 def import_packages(
-    kind: Literal["engine", "channel", "knowledge base", "tool source"], name: str, *packages: str
+    kind: Literal["engine", "embedder", "channel", "knowledge base", "tool source"],
+    name: str,
+    *packages: str,
 ) -> list[Any]:  # Any: modules
     """Return the modules ``packages``, which the extra ``name`` installs. Raises
     `ConfigurationError` that says so."""

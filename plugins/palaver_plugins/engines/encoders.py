@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from palaver_plugins.engines.tokenization import (
     check_ids,
@@ -13,6 +13,9 @@ from palaver_plugins.engines.tokenization import (
 )
 
 BATCH_SIZE = 32
+DEFAULT_POSITIONS = 512
+"""Tokens of a text where a model does not tell its limit."""
+Pooling = Literal["mean", "first", "last"]
 Untyped = Any  # torch is absent from most installations that are type-checked
 
 
@@ -22,7 +25,8 @@ class Encoder:
     def __init__(self, network: Untyped, folder: Path) -> None:
         self._network = network
         self._tokenizer = load_tokenizer(folder)
-        self._tokenizer.enable_truncation(max_text_tokens(network, folder))
+        positions = getattr(network.config, "max_position_embeddings", None)
+        self._tokenizer.enable_truncation(max_text_tokens(positions, folder))
         self._vocabulary_size = vocabulary_size(folder)
         self._pad = getattr(network.config, "pad_token_id", None) or 0
 
@@ -44,27 +48,32 @@ class Encoder:
                 yield self._network(input_ids=ids_, attention_mask=mask_), mask_
 
 
-def max_text_tokens(network: Untyped, folder: Path) -> int:
-    """Return the smallest limit of a text's tokens in the model's files."""
+def max_text_tokens(positions: int | None, folder: Path) -> int:
+    """Return the smallest limit of a text's tokens: the network's positions, and what the model's
+    files say."""
     limits = (
         read_optional_json(folder / "tokenizer_config.json").get("model_max_length"),
         read_optional_json(folder / "sentence_bert_config.json").get("max_seq_length"),
-        getattr(network.config, "max_position_embeddings", 512),
+        positions or DEFAULT_POSITIONS,
     )
     return int(min(limit for limit in limits if limit))
 
 
-class Embedder(Encoder):
-    """Encoder that returns one vector of unit length per text.
+def read_pooling(folder: Path) -> Pooling:
+    """Return what becomes the vector of a text, as ``1_Pooling/config.json`` of
+    sentence-transformers says: the mean of its tokens, by default, or its first or last one."""
+    pooling = read_optional_json(folder / "1_Pooling" / "config.json")
+    if pooling.get("pooling_mode_cls_token"):
+        return "first"
+    return "last" if pooling.get("pooling_mode_lasttoken") else "mean"
 
-    It pools as ``1_Pooling/config.json`` of sentence-transformers says, by default with the mean.
-    """
+
+class Embedder(Encoder):
+    """Encoder that returns one vector of unit length per text; see `read_pooling`."""
 
     def __init__(self, network: Untyped, folder: Path) -> None:
         super().__init__(network, folder)
-        pooling = read_optional_json(folder / "1_Pooling" / "config.json")
-        self._first_token = bool(pooling.get("pooling_mode_cls_token"))
-        self._last_token = bool(pooling.get("pooling_mode_lasttoken"))
+        self._pooling = read_pooling(folder)
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         vectors: list[list[float]] = []
@@ -75,12 +84,14 @@ class Embedder(Encoder):
         return vectors
 
     def _pool(self, states: Untyped, mask: Untyped) -> Untyped:
-        if self._first_token:
-            return states[:, 0]
-        if self._last_token:
-            return states[range(len(states)), mask.sum(-1) - 1]
-        weights = mask.unsqueeze(-1).float()
-        return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
+        match self._pooling:
+            case "first":
+                return states[:, 0]
+            case "last":
+                return states[range(len(states)), mask.sum(-1) - 1]
+            case "mean":
+                weights = mask.unsqueeze(-1).float()
+                return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
 
 
 class Classifier(Encoder):

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import json
+import shutil
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
-from tests.plugins.embedders.suite import check_embedder, similarity
+from tests.plugins.embedders.suite import TEXTS, check_embedder, similarity
 from tests.plugins.engines.fault_injecting_server import (
     fault_injecting_servers,
     send_stream,
@@ -22,6 +24,10 @@ from palaver.engines.boundary import EngineBoundary
 from palaver.errors import ConfigurationError, EngineUnavailable
 from palaver.hooks import BuildContext
 from palaver.testing import ScriptedEngine
+from palaver_plugins.embedders.sentence_transformers import (
+    SentenceTransformersEmbedder,
+    SentenceTransformersSettings,
+)
 from palaver_plugins.embedders.universal_sentence_encoder import UniversalSentenceEncoder
 from palaver_plugins.engines.transformers import TransformersEngine, TransformersSettings
 
@@ -43,6 +49,21 @@ async def engine(folder: Path) -> AsyncIterator[Embedder]:
     )
     inner = TransformersEngine(settings, BuildContext(folder, Path))
     yield EngineEmbedder("transformers", EngineBoundary(inner), "small")
+
+
+def build_sentence_transformers(
+    folder: Path, data: Path, **settings: object
+) -> SentenceTransformersEmbedder:
+    chosen = SentenceTransformersSettings.model_validate({"model": str(folder)} | settings)
+    return SentenceTransformersEmbedder(chosen, BuildContext(data, Path))
+
+
+@contextlib.asynccontextmanager
+async def sentence_transformers(folder: Path) -> AsyncIterator[Embedder]:
+    """A checkpoint that is converted first."""
+    pytest.importorskip("torch")
+    pytest.importorskip("openvino")
+    yield build_sentence_transformers(write_embedder(folder), folder.parent / "data")
 
 
 @contextlib.asynccontextmanager
@@ -71,7 +92,13 @@ LIVE = (pytest.mark.live, pytest.mark.vllm)
 
 @pytest.mark.parametrize(
     "opened",
-    [universal_sentence_encoder, engine, openai, pytest.param(vllm_serve, marks=LIVE)],
+    [
+        universal_sentence_encoder,
+        sentence_transformers,
+        engine,
+        openai,
+        pytest.param(vllm_serve, marks=LIVE),
+    ],
 )
 async def test_an_embedder_passes_the_suite(
     opened: contextlib.AbstractAsyncContextManager[Embedder], tmp_path: Path
@@ -83,6 +110,95 @@ async def test_an_embedder_passes_the_suite(
         await embedder.start()
         assert await embedder.embed(["again"])
         await embedder.close()
+
+
+async def test_sentence_transformers_computes_what_torch_computes(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    async with engine(tmp_path / "model") as reference:
+        for mode in ("mean_tokens", "cls_token", "lasttoken"):
+            write_pooling(tmp_path / "model", mode)
+            await reference.start()
+            expected = await reference.embed(TEXTS)
+            await reference.close()
+            embedder = build_sentence_transformers(tmp_path / "model", tmp_path / "data")
+            await embedder.start()
+            vectors = await embedder.embed(TEXTS)
+            await embedder.close()
+            assert min(map(similarity, vectors, expected)) > 0.9999, mode
+
+
+def write_pooling(folder: Path, mode: str) -> None:
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    config = {"pooling_mode_mean_tokens": False, f"pooling_mode_{mode}": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+async def test_a_converted_network_is_used_without_torch(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("openvino")
+    model = write_embedder(tmp_path / "model")
+    converting = build_sentence_transformers(model, tmp_path / "data")
+    first = await converting.start()
+    expected = await converting.embed(["the old dog sleeps"])
+    await converting.close()
+    (network,) = (tmp_path / "data").rglob("*.xml")
+    (model / "openvino").mkdir()
+    for suffix in (".xml", ".bin"):
+        shutil.copy(network.with_suffix(suffix), model / "openvino" / f"openvino_model{suffix}")
+    (model / "model.safetensors").unlink()
+    plain = build_sentence_transformers(model, tmp_path / "other")
+    assert await plain.start() == first
+    assert await plain.embed(["the old dog sleeps"]) == expected
+    await plain.close()
+    prompted = build_sentence_transformers(model, tmp_path / "other", prompt="query: ", threads=2)
+    assert await prompted.start() != first, "other vectors, so the stored ones are computed anew"
+    assert await prompted.embed(["the old dog sleeps"]) != expected
+    assert prompted.threads == 2
+    assert converting.threads == 0, "it is closed"
+    await prompted.close()
+
+
+WRONG_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no weights": (lambda model: (model / "model.safetensors").unlink(), r"no \*\.safetensors"),
+    "no tokenizer": (lambda model: (model / "tokenizer.json").unlink(), r"tokenizer\.json"),
+    "damaged network": (
+        lambda model: (model / "openvino_model.xml").write_text("<net"),
+        r"openvino_model\.xml",
+    ),
+    "a layer on top": (
+        lambda model: (model / "modules.json").write_text(
+            json.dumps([{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}])
+        ),
+        "the module 'Dense'",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", WRONG_MODELS)
+async def test_a_model_that_cannot_be_used_is_named(how: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("openvino")
+    damage, expected = WRONG_MODELS[how]
+    model = write_embedder(tmp_path / "model")
+    damage(model)
+    with pytest.raises(ConfigurationError, match=expected):
+        await build_sentence_transformers(model, tmp_path / "data").start()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"model": ""}, r"embedding\.sentence_transformers\.model is not set"),
+        ({"model": "/no/such/model"}, "no directory '/no/such/model'"),
+        ({"network": "onnx/model.onnx"}, r"has no onnx/model\.onnx"),
+    ],
+)
+async def test_settings_that_name_no_model_are_refused(
+    settings: dict[str, str], expected: str, tmp_path: Path
+) -> None:
+    model = write_embedder(tmp_path / "model")
+    with pytest.raises(ConfigurationError, match=expected):
+        await build_sentence_transformers(model, tmp_path / "data", **settings).start()
 
 
 async def test_the_universal_sentence_encoder_knows_languages() -> None:

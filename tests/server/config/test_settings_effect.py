@@ -76,6 +76,7 @@ A2A_TOOLS = "tests/plugins/tools/a2a"
 IDENTITIES = "tests/server/test_sites.py"
 REDIS_SEARCH = "tests/plugins/knowledge/test_redis.py"
 FLOOR = "tests/plugins/knowledge/test_conformance.py::test_the_floor_of_similarity_is_a_setting"
+EMBEDDERS = "tests/plugins/embedders/test_conformance.py"
 QDRANT = "tests/plugins/knowledge/test_qdrant.py"
 LIMITED_FILES = (
     "tests/plugins/knowledge/test_hostile_files.py::test_a_limit_is_a_setting_and_refuses_by_name"
@@ -483,6 +484,18 @@ COVERED_OF_PLUGINS = {
     "ledger.sqlite.max_bytes": f"{ROOM}::test_a_full_file_accepts_nothing_and_ends_its_turns",
     "ledger.sqlite.min_free_bytes": f"{ROOM}::test_a_full_disk_accepts_nothing_and_ends_its_turns",
     "ledger.sqlite.events_kept": f"{CONTRACT}::test_a_long_stream_is_trimmed_when_a_turn_ends",
+    **{
+        f"embedding.sentence_transformers.{key}": (
+            f"{EMBEDDERS}::test_a_converted_network_is_used_without_torch"
+        )
+        for key in ("prompt", "threads")
+    },
+    **{
+        f"embedding.sentence_transformers.{key}": (
+            f"{EMBEDDERS}::test_settings_that_name_no_model_are_refused"
+        )
+        for key in ("model", "network")
+    },
     "knowledge.qdrant.url": f"{QDRANT}::test_a_server_that_is_away_ends_the_start",
     "knowledge.qdrant.api_key": f"{QDRANT}::test_the_right_key_opens_the_server",
     "knowledge.qdrant.prefix": f"{QDRANT}::test_a_prefix_separates_the_documents_of_servers",
