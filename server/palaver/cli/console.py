@@ -56,6 +56,8 @@ EXIT_STOP_TIMEOUT = 75
 """EX_TEMPFAIL of sysexits.h: the server did not stop within ``server.grace``."""
 EXIT_MISCONFIGURED = 78
 """EX_CONFIG of sysexits.h: the settings or the plugins must be corrected."""
+EXIT_INTERRUPTED = 130
+"""Ctrl-C, as shells report it."""
 
 EXIT_CODES: tuple[tuple[type[PalaverError], int], ...] = (
     (ConfigurationError, EXIT_MISCONFIGURED),

@@ -88,7 +88,8 @@ def prepare(console: Console, recipe: Path, name: str, background: bool) -> None
         echo(f"Job {job.name!r} runs. Watch it with: palaver jobs show --follow {job.name}")
         return
     follow_job(job)
-    print_summary(job)
+    if (job.path / MANIFEST).exists():  # unless somebody has stopped it
+        print_summary(job)
 
 
 def _find_files(recipe: "Recipe", directory: Path) -> dict[str, Path]:

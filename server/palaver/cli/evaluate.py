@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from palaver.cli.console import echo
+from palaver.cli.console import EXIT_INTERRUPTED, echo
 from palaver.cli.logs import configure_logging
 from palaver.errors import InvalidInput
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 EXIT_BEYOND_LIMIT = 3
 """A score is beyond a limit of ``--fail-below`` or ``--fail-above``."""
-EXIT_INTERRUPTED = 130
-"""Ctrl-C, as shells report it."""
 Limits = tuple[tuple[str, float], ...]
 
 

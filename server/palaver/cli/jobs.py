@@ -1,12 +1,21 @@
 """``palaver jobs``: list, show, pause, resume, stop and remove jobs."""
 
+import functools
 import sys
 import time
 from collections.abc import Callable
 
 import click
 
-from palaver.cli.console import Console, echo, echo_over, echo_row, format_time, print_json
+from palaver.cli.console import (
+    EXIT_INTERRUPTED,
+    Console,
+    echo,
+    echo_over,
+    echo_row,
+    format_time,
+    print_json,
+)
 from palaver.cli.download_progress import format_bytes
 from palaver.errors import PalaverError
 from palaver.jobs.folder import LOG, JobFolder, Json
@@ -121,23 +130,27 @@ def _describe_needs(disk_bytes: int, memory_bytes: int) -> str:
 def follow_job(job: JobFolder, *, sleep: Callable[[float], None] = time.sleep) -> None:
     """Show the progress of a job until it does not run any more, on a terminal in one line.
 
-    Raises `PalaverError` when it has failed or was interrupted.
+    Ctrl-C ends the watching alone. Raises `PalaverError` when the job has failed or was
+    interrupted.
     """
     is_terminal = sys.stderr.isatty()
+    show = echo_over if is_terminal else functools.partial(echo, err=True)
     shown = ""
-    while True:
-        state = job.state()
-        line = _describe_progress(job)
-        if line and line != shown:
-            shown = line
-            if is_terminal:
-                echo_over(line)
-            else:
-                echo(line, err=True)
-        if state not in ("running", "paused"):
-            break
-        sleep(FOLLOW_SECONDS)
-    if is_terminal and shown:
+    try:
+        while job.state() in ("running", "paused"):
+            if (line := _describe_progress(job)) != shown:
+                show(shown := line)
+            sleep(FOLLOW_SECONDS)
+    except KeyboardInterrupt:
+        echo(
+            f"\nJob {job.name!r} goes on. Watch it with: palaver jobs show --follow {job.name}",
+            keep_lines=True,
+            err=True,
+        )
+        sys.exit(EXIT_INTERRUPTED)
+    if (line := _describe_progress(job)) != shown:
+        show(line)
+    if is_terminal:
         echo(err=True)
     report_end(job)
 

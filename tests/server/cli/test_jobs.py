@@ -16,6 +16,7 @@ from tests.server.jobs import counting_program
 
 from palaver.cli import main
 from palaver.cli.console import Console
+from palaver.cli.jobs import follow_job
 from palaver.jobs.folder import JobFolder
 from palaver.jobs.store import JobStore
 from palaver.ledger import Ledger
@@ -125,6 +126,46 @@ def test_a_failed_job_fails_the_command_that_follows_it(terminal: Terminal) -> N
     assert result.exit_code == 2
     assert "ValueError: the data is damaged" in result.output
     assert "Traceback" in terminal.output("jobs", "log", "one")
+
+
+def test_watching_may_end_before_the_job(
+    terminal: Terminal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = terminal.create("one", seconds=0.05)
+    terminal.output("jobs", "resume", "one")
+
+    def press_ctrl_c(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        follow_job(job, sleep=press_ctrl_c)
+    assert ended.value.code == 130
+    assert "Job 'one' goes on" in capsys.readouterr().err
+    assert job.state() == "running"
+    terminal.output("jobs", "stop", "--now", "one")
+
+
+@pytest.mark.slow
+def test_a_preparation_that_somebody_stops_goes_on_later(terminal: Terminal) -> None:
+    pytest.importorskip("rensa")
+    rows = [{"text": f"row number {number} of them", "label": "x"} for number in range(20_000)]
+    write_rows(terminal.folder / "rows.jsonl", rows)
+    source = 'kind = "classification"\n[[sources]]\nname = "rows"\nfiles = ["rows.jsonl"]'
+    (terminal.folder / "recipe.toml").write_text(source)
+
+    def stop() -> None:
+        wait(lambda: any(job.progress() for job in terminal.store.jobs()))
+        terminal.store.stop(terminal.store.find("rows"))
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    recipe = str(terminal.folder / "recipe.toml")
+    assert "'rows' is stopped" in terminal.output("data", "prepare", recipe, "--name", "rows")
+    stopping.join()
+    assert terminal.run("data", "show", "rows").exit_code == 2
+    terminal.output("jobs", "resume", "rows")
+    terminal.output("jobs", "show", "--follow", "rows")
+    assert len(rows_of(terminal.store.find("rows"))) == 1, "they differ in their numbers alone"
 
 
 FEEDBACK = """
