@@ -104,6 +104,8 @@ def remove_rights_of_others(path: Path) -> None:
 def _is_shared(directory: Path) -> bool:
     """Return True for a directory with more in it than our data: others need their rights on it."""
     used = directory.resolve()
-    ours = (Path.cwd(), Path.home())
+    ours = [Path.cwd()]
+    with contextlib.suppress(RuntimeError):  # a user of a container may have no home
+        ours.append(Path.home())
     is_sticky = bool(used.stat().st_mode & stat.S_ISVTX)
     return is_sticky or any(each == used or used in each.parents for each in ours)

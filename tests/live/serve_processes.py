@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import aiohttp
 
@@ -17,12 +16,6 @@ TIMEOUT_SECONDS = 60.0
 """Limit for the start of a server, and for the claim of a turn."""
 RUN_SECONDS, STOP_SECONDS = 0.002, 0.05
 """Duty cycle of a slowed server: 4 %, about nine tokens of the starter model per second."""
-
-
-class Slowable(Protocol):
-    """A server process that takes signals."""
-
-    def signal(self, number: signal.Signals) -> None: ...
 
 
 class ServeProcess:
@@ -118,7 +111,7 @@ async def wait_for_active(processes: Sequence[ServeProcess]) -> ServeProcess:
 
 
 @contextlib.asynccontextmanager
-async def slowed_down(*processes: Slowable) -> AsyncIterator[None]:
+async def slowed_down(*processes: ServeProcess) -> AsyncIterator[None]:
     """Stop and continue the servers in turn, so that a small model is as slow as a large one."""
 
     async def alternate() -> None:

@@ -112,6 +112,20 @@ def test_a_directory_that_others_need_is_left_alone(
     assert mode(folder) == before
 
 
+def test_a_user_without_a_home_may_have_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "HOME", "~nobody"
+    )  # as Python finds it for a user that the system does not know
+    with pytest.raises(RuntimeError):
+        Path.home()
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o755)
+    make_private_directory(folder)
+    assert mode(folder) == 0o700
+
+
 def test_a_link_of_another_user_is_not_followed(tmp_path: Path) -> None:
     if os.geteuid():
         pytest.skip("only root can make a link of another user")

@@ -1,9 +1,11 @@
-"""The image and docker/compose.yaml, in a Docker daemon of the tests' own."""
+"""The image, docker/compose.yaml and the services of a virtual machine, in a Docker daemon of the
+tests' own: one module, because no two daemons fit on one machine."""
 
 import asyncio
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,20 +17,25 @@ import aiohttp
 import pytest
 from tests.live.deploy.docker_daemon import COMPOSE, ROOT, DockerDaemon, docker_daemon
 from tests.live.deploy.documented import documented_commands
-from tests.live.deploy.replies import WAIT_SECONDS, check_takeover
+from tests.live.deploy.replies import WAIT_SECONDS, check_takeover, write_counting
 from tests.live.serve_processes import count_running_turns
 from tests.ports import free_port
+from tests.server.web.live_server import eventually
 
 from palaver.messages import new_id
 
 pytestmark = [pytest.mark.live, pytest.mark.docker]
 
-MAX_IMAGE_BYTES = 600_000_000
+MAX_ADDED_BYTES = 450_000_000
 RESTRICTIONS = (
     "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges",
     "--pids-limit=256", "--memory=1g",
 )  # fmt: skip
 
+WITH_PLUGIN = {
+    '["data:/data"]': '["data:/data", "../plugin:/plugin:ro"]',
+    "PALAVER__LEDGER__USE: redis": "PALAVER__LEDGER__USE: redis\n    PYTHONPATH: /plugin",
+}
 IMAGE = "make image"
 SECRETS = "docker/make-secrets"
 COMPOSE_FILE = "docker compose --file docker/compose.yaml"
@@ -42,7 +49,7 @@ ADD_DOCUMENT = (
 DOWN = f"{COMPOSE_FILE} --profile replicas down"
 
 
-def test_the_page_has_the_commands_that_run_here() -> None:
+def test_the_page_about_containers_has_the_commands_that_run_here() -> None:
     commands = [IMAGE, SECRETS, UP, HEALTH, ADD_DOCUMENT, UP_REPLICAS, DOWN]
     assert documented_commands("container.md") == commands
 
@@ -60,8 +67,9 @@ def daemon() -> Iterator[DockerDaemon]:
 
 
 def test_the_image_is_small_and_says_what_it_is(daemon: DockerDaemon) -> None:
-    [image] = json.loads(daemon.docker("image", "inspect", "palaver:latest"))
-    assert image["Size"] <= MAX_IMAGE_BYTES
+    images = ("palaver:latest", "python:3.12-slim")
+    image, base = json.loads(daemon.docker("image", "inspect", *images))
+    assert image["Size"] - base["Size"] <= MAX_ADDED_BYTES
     config = image["Config"]
     assert config["User"] == "7252:7252"
     assert config["StopSignal"] == "SIGTERM"
@@ -97,8 +105,9 @@ def test_without_its_secrets_a_container_says_so_and_exits(daemon: DockerDaemon)
 class Container:
     """A running container of a server."""
 
-    def __init__(self, daemon: DockerDaemon, name: str) -> None:
+    def __init__(self, daemon: DockerDaemon, name: str, operations_key: str = "") -> None:
         self.name = name
+        self._operations_key = operations_key
         self._daemon = daemon
         self._pids = [int(pid) for pid in daemon.docker("top", name, "-eo", "pid").split()[1:]]
         [networks] = self.inspect()["NetworkSettings"]["Networks"].values()
@@ -115,10 +124,18 @@ class Container:
                 os.kill(pid, number)
 
     async def kill(self) -> None:
-        await asyncio.to_thread(self._daemon.docker, "kill", self.name)
+        """Let the container crash."""
+        self.signal(signal.SIGKILL)
+
+    async def running_turn_count(self) -> int:
+        return await count_running_turns(self.address, self._operations_key)
 
     def run(self, *command: str) -> str:
         return self._daemon.docker("exec", self.name, *command)
+
+    def try_to_run(self, *command: str) -> str:
+        """Return what a command prints, also when it fails."""
+        return self.run("sh", "-c", f"{shlex.join(command)} || true")
 
     def stop(self) -> int:
         """Stop the container with ``docker stop``; return its exit code, 137 if it was killed."""
@@ -126,13 +143,16 @@ class Container:
         return int(self.inspect()["State"]["ExitCode"])
 
 
-async def ask(address: str, key: str, text: str) -> dict[str, Any]:  # Any: JSON values
-    """Return the reply to the only message of a new conversation."""
+async def ask(
+    address: str, key: str, text: str, host: str | None = None
+) -> dict[str, Any]:  # Any: JSON values
+    """Return the reply to the only message of a new conversation; ``host`` is another name of the
+    server than that in ``address``."""
+    headers = {"Authorization": f"Bearer {key}"} | ({"Host": host} if host else {})
+    url = f"{address}v1/conversations/{new_id()}/messages?wait=true"
     async with (
-        aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session,
-        session.post(
-            f"{address}v1/conversations/{new_id()}/messages?wait=true", json={"text": text}
-        ) as response,
+        aiohttp.ClientSession(headers=headers) as session,
+        session.post(url, json={"text": text}, ssl=False, server_hostname=host) as response,
     ):
         assert response.status == 200, await response.text()
         return dict(await response.json())
@@ -144,6 +164,13 @@ def clone(daemon: DockerDaemon, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder: Path = tmp_path_factory.mktemp("clone")
     for name in ("docker", "config", "docs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("secrets"))
+    write_counting(folder / "plugin")
+    compose = folder / "docker/compose.yaml"
+    text = compose.read_text()
+    for old, new in WITH_PLUGIN.items():
+        assert old in text
+        text = text.replace(old, new)
+    compose.write_text(text)
     printed = daemon.shell(SECRETS, folder)
     assert printed.endswith(secret(folder, "page-key"))
     assert daemon.shell(SECRETS, folder) == printed  # what exists stays
@@ -167,20 +194,10 @@ def container(daemon: DockerDaemon, clone: Path) -> Iterator[Container]:
     daemon.docker("rm", "--force", "--volumes", "single")
 
 
-async def wait_until_ready(address: str) -> None:
-    async with asyncio.timeout(WAIT_SECONDS), aiohttp.ClientSession() as session:
-        while True:
-            with contextlib.suppress(aiohttp.ClientError):
-                async with session.get(f"{address}readyz") as response:
-                    if response.status == 200:
-                        return
-            await asyncio.sleep(0.1)
-
-
 async def test_a_container_without_rights_answers_and_stops_gracefully(
     container: Container, clone: Path
 ) -> None:
-    await wait_until_ready(container.address)
+    await eventually(lambda: container.try_to_run("palaver", "healthcheck").endswith("is ready"))
     reply = await ask(container.address, secret(clone, "page-key"), "Are you a robot or real?")
     assert (reply["outcome"], reply["skill"]) == ("done", "chat")
     assert container.run("palaver", "healthcheck") == "http://127.0.0.1:7252 is ready"
@@ -245,24 +262,77 @@ def test_no_secret_is_in_a_file_or_an_environment(stack: DockerDaemon, clone: Pa
         assert path.read_text() not in seen
 
 
-async def find_active(servers: list[Container], key: str) -> Container:
-    """Return the server that runs a turn, as soon as one does."""
-    async with asyncio.timeout(WAIT_SECONDS):
-        while True:
-            for server in servers:
-                if await count_running_turns(server.address, key):
-                    return server
-
-
 async def test_a_reply_through_caddy_goes_on_when_its_server_is_killed(
     stack: DockerDaemon, clone: Path
 ) -> None:
     await asyncio.to_thread(stack.shell, UP_REPLICAS, clone)
-    servers = [Container(stack, f"palaver-{name}-1") for name in ("palaver", "palaver-2")]
-    address = local(stack, "PALAVER_PROXY_PORT")
     operations = secret(clone, "operations-key")
-    killed = await check_takeover(
-        address, servers, lambda: find_active(servers, operations), secret(clone, "page-key")
-    )
+    servers = [
+        Container(stack, f"palaver-{name}-1", operations) for name in ("palaver", "palaver-2")
+    ]
+    first, second = servers
+    address = local(stack, "PALAVER_PROXY_PORT")
+    killed = await check_takeover(address, (first, second), secret(clone, "page-key"))
     [other] = [server for server in servers if server is not killed]
     assert await asyncio.to_thread(other.stop) == 0
+
+
+# A virtual machine
+
+START_SYSTEMD = "mount --make-rshared / && exec /lib/systemd/systemd"
+"""As on a machine: the credentials of a service are mounts that reach its namespace."""
+MACHINE = """
+FROM services
+COPY --from=palaver:latest /opt/palaver /opt/palaver
+"""
+DOMAIN = "chat.example.org"
+IN_IMAGE = ("python3 -m venv", "pip install")
+"""Commands that the build of the image has run: see tests/test_deploy_files.py."""
+
+
+@pytest.fixture
+def machine(daemon: DockerDaemon, clone: Path) -> Iterator[Container]:
+    """Run systemd with the packages of the page, and a clone of the project."""
+    daemon.docker("build", "--quiet", "--tag", "machine", "-", text=MACHINE)
+    capabilities = ("SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH")
+    daemon.docker(
+        "run", "--detach", "--name=machine",
+        *(f"--cap-add={name}" for name in capabilities),
+        "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined",
+        "--tmpfs=/run", "--tmpfs=/tmp", "--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup",
+        "--env=container=docker", f"--volume={clone}:/clone", "--workdir=/clone",
+        "machine", "sh", "-c", START_SYSTEMD,
+    )  # fmt: skip
+    yield Container(daemon, "machine")
+    daemon.docker("rm", "--force", "--volumes", "machine")
+
+
+def status_of(machine: Container, *properties: str) -> str:
+    names = [f"--property={name}" for name in properties]
+    return machine.run("systemctl", "show", "palaver", *names, "--value")
+
+
+async def test_the_services_of_a_machine_run_as_the_page_says(machine: Container) -> None:
+    def is_ready() -> bool:
+        return machine.try_to_run("bash", "-ec", healthcheck).endswith("is ready")
+
+    *installing, healthcheck, add_document = [
+        command.replace(DOMAIN, "localhost")
+        for command in documented_commands("virtual-machine.md")
+        if not any(word in command for word in IN_IMAGE)
+    ]
+    await eventually(lambda: machine.try_to_run("systemctl", "is-system-running") == "running")
+    for command in installing:
+        machine.run("bash", "-ec", command)
+    await eventually(is_ready)
+    machine.run("bash", "-ec", add_document)
+    key = machine.run("cat", "/etc/palaver/secrets/page-key")
+    address = machine.address.replace("http://", "https://").replace(":7252", "")
+    question = "How many days of holiday does each employee get?"
+    reply = await ask(address, key, question, host="localhost")
+    assert (reply["skill"], "28 days" in reply["text"]) == ("qa", True)
+    machine.run("systemctl", "kill", "--signal=KILL", "palaver")
+    await eventually(lambda: status_of(machine, "NRestarts") == "1")
+    await eventually(is_ready)
+    machine.run("systemctl", "stop", "palaver")
+    assert status_of(machine, "Result", "ExecMainStatus").split() == ["success", "0"]
