@@ -36,6 +36,7 @@ def job_store(console: Console) -> JobStore:
         console.settings.server.data / JOBS_DIRECTORY,
         max_running=chosen.max_running,
         in_background=chosen.background,
+        keep_days=chosen.keep_days,
     )
 
 

@@ -510,6 +510,9 @@ class JobsSettings(Section):
     background: bool = True
     """Jobs compute only when no other process wants to, so that the server keeps its response
     times. False: on a machine that serves nothing."""
+    keep_days: float = pydantic.Field(default=0.0, ge=0)
+    """Days after its end for which a job is kept, with what it has made; older ones are removed
+    when another one is created. 0: for ever."""
 
 
 class RoutingSettings(Section):

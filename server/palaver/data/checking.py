@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 
 from palaver.data.kinds import TYPES, Example
+from palaver.data.preparation import PARTS
 from palaver.data.profile import read_outputs
-from palaver.data.steps import PARTS
 from palaver.data.suite_texts import suite_texts
 from palaver.errors import InvalidInput
 from palaver.evaluation.leaks import normal_form

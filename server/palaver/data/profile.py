@@ -13,7 +13,7 @@ import msgspec
 import palaver.evaluation
 from palaver.data.cleaning import repetition, symbol_share
 from palaver.data.kinds import TYPES, Example
-from palaver.data.steps import PARTS
+from palaver.data.preparation import PARTS
 from palaver.evaluation.plots import Bar, plot_bars, plot_histogram
 from palaver.jobs.folder import Json, read_object
 from palaver.jobs.people import MANIFEST, PROFILE, SHOWN

@@ -9,10 +9,11 @@ from pathlib import Path
 import msgspec
 
 from palaver.data.kinds import TYPES
+from palaver.data.preparation import PARTS, OnRow, Preparation, StepResult
 from palaver.data.profile import write_profile
 from palaver.data.recipe import Recipe
 from palaver.data.rows import writing
-from palaver.data.steps import PARTS, STEPS, OnRow, Preparation, StepResult
+from palaver.data.steps import STEPS
 from palaver.errors import Conflict
 from palaver.jobs.folder import JobFolder, JobProgram, Json, read_object
 from palaver.jobs.people import (

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from palaver.data.preparation import SUITES_FILE
 from palaver.data.rows import writing
-from palaver.data.steps import SUITES_FILE
 from palaver.evaluation.data import Reader, fill_template
 from palaver.evaluation.suites import load_suite
 

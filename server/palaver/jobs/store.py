@@ -33,6 +33,8 @@ from palaver.private_files import make_private_directory
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 JOBS_DIRECTORY = "jobs"
 """Directory of the jobs in ``server.data``."""
+DAY = 86_400.0
+"""Seconds."""
 HASHED_BYTES = 1 << 20
 """Bytes of a file that are read at once."""
 
@@ -41,22 +43,29 @@ class JobStore:
     """The jobs of one directory. Safe to use from several processes.
 
     At most ``max_running`` run at once, ``in_background``: only when no other process wants to
-    compute.
+    compute. ``keep_days`` after its end, a job is removed when another one is created; 0: never.
     """
 
     def __init__(
-        self, directory: Path, *, max_running: int = 1, in_background: bool = True
+        self,
+        directory: Path,
+        *,
+        max_running: int = 1,
+        in_background: bool = True,
+        keep_days: float = 0.0,
     ) -> None:
         self.directory = directory.absolute()  # programs start in their own folders
         self._max_running = max_running
         self._in_background = in_background
+        self._keep_seconds = keep_days * DAY
 
     def jobs(self) -> list[JobFolder]:
         """Return all jobs, the oldest first."""
         if not self.directory.is_dir():
             return []
-        found = [JobFolder(path.parent) for path in self.directory.glob(f"*/{JOB}")]
-        return sorted(found, key=lambda job: job.name)
+        paths = [path.parent for path in self.directory.glob(f"*/{JOB}")]
+        found = [JobFolder(path) for path in paths if NAME.fullmatch(path.name)]
+        return sorted(found, key=lambda job: (job.describe().created, job.name))
 
     def find(self, name: str) -> JobFolder:
         """Raises `NotFound`."""
@@ -86,19 +95,28 @@ class JobStore:
             kind=kind,
             command=list(command),
             config=dict(config),
-            inputs={str(path): compute_sha256(path) for path in inputs},
+            inputs={str(path.absolute()): compute_sha256(path) for path in inputs},
             disk_bytes=disk_bytes,
             memory_bytes=memory_bytes,
             created=time.time(),
         )
         make_private_directory(self.directory)
-        job = JobFolder(self.directory / name)
+        self._remove_old()
+        fresh = JobFolder(self.directory / f".{name}.{os.getpid()}")
+        fresh.path.mkdir(mode=0o700)
+        fresh.write(JOB, dataclasses.asdict(description))
         try:
-            job.path.mkdir(mode=0o700)
-        except FileExistsError as error:
+            return JobFolder(fresh.path.rename(self.directory / name))
+        except OSError as error:  # one that has anything in it is not replaced
+            shutil.rmtree(fresh.path)
             raise Conflict(f"there is a job {name!r} already") from error
-        job.write(JOB, dataclasses.asdict(description))
-        return job
+
+    def _remove_old(self) -> None:
+        if self._keep_seconds:
+            for job in self.jobs():
+                end = job.end()
+                if end and end.time < time.time() - self._keep_seconds:
+                    self.remove(job)
 
     def _new_name(self, kind: str) -> str:
         taken = {job.name for job in self.jobs()}

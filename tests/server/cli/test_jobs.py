@@ -1,5 +1,6 @@
 """``palaver jobs`` and ``palaver data`` as somebody at a terminal uses them."""
 
+import dataclasses
 import json
 import os
 import sys
@@ -16,8 +17,8 @@ from tests.server.jobs import counting_program
 
 from palaver.cli import main
 from palaver.cli.console import Console
-from palaver.cli.jobs import follow_job
-from palaver.jobs.folder import JobFolder
+from palaver.cli.jobs import follow_job, job_store
+from palaver.jobs.folder import JobEnd, JobFolder
 from palaver.jobs.store import JobStore
 from palaver.ledger import Ledger
 
@@ -117,6 +118,20 @@ def test_the_program_computes_only_when_nobody_else_wants_to(
     wait(lambda: bool(job.progress()) or os.sched_getscheduler(process.pid) == policy)
     assert os.sched_getscheduler(process.pid) == policy
     terminal.output("jobs", "stop", "--now", "one")
+
+
+@pytest.mark.parametrize(
+    ("days", "left"), [(0, ["old", "new"]), (0.5, ["new"]), (2, ["old", "new"])]
+)
+def test_old_jobs_are_removed_when_another_one_is_created(
+    tmp_path: Path, days: float, left: list[str]
+) -> None:
+    terminal = Terminal(tmp_path, f"jobs.keep_days={days}")
+    end = JobEnd("finished", "", {}, time.time() - 86_400)
+    terminal.create("old").write("end.json", dataclasses.asdict(end))
+    store = job_store(Console(None, terminal.settings))
+    store.create("count", [sys.executable], {}, name="new")
+    assert [job.name for job in store.jobs()] == left
 
 
 def test_a_failed_job_fails_the_command_that_follows_it(terminal: Terminal) -> None:

@@ -191,6 +191,7 @@ COVERED = {
     "files.uploads": f"{FILES}/test_store.py::test_no_more_uploads_run_at_once_than_set",
     "files.expiry": f"{FILES}/test_sweeper.py::test_a_file_that_was_not_sent_expires",
     "jobs.max_running": f"{JOBS}::test_one_job_runs_at_a_time",
+    "jobs.keep_days": f"{JOBS}::test_old_jobs_are_removed_when_another_one_is_created",
     "jobs.background": f"{JOBS}::test_the_program_computes_only_when_nobody_else_wants_to",
     "models.hub_token": (
         "tests/server/models/test_hub.py::test_a_gated_model_is_downloaded_with_the_token_of_the_settings"
