@@ -275,6 +275,35 @@ def test_a_withdrawn_consent_removes_rows_and_checks_find_changes(shop: Terminal
     assert "the last message is not the assistant's" in changed.output
 
 
+DOCUMENTS = """
+kind = "retrieval"
+[[sources]]
+name = "pages"
+documents = true
+row = { query = "{title}", positives = "{text}" }
+"""
+
+
+@pytest.mark.slow
+def test_conversations_and_documents_of_an_installation_are_read(shop: Terminal) -> None:
+    shop.output("data", "consent", "give", "--person", "bob")
+    recipe = shop.folder / "recipe.toml"
+    recipe.write_text('kind = "chat"\n[[sources]]\nname = "all"\nledger = "conversations"')
+    shop.output("data", "prepare", str(recipe), "--name", "talks")
+    [row] = rows_of(shop.store.find("talks"))
+    said = [each["content"] for each in row["messages"] if each["role"] == "user"]
+    assert said == [f"question {number} of bob about parcels?" for number in range(2)]
+
+    page = shop.folder / "lamps.md"
+    page.write_text("# Lamps\n\nA lamp gives light, and it stands on a table.\n")
+    shop.output("knowledge", "add", str(page))
+    recipe.write_text(DOCUMENTS)
+    shop.output("data", "prepare", str(recipe), "--name", "pages")
+    [row] = rows_of(shop.store.find("pages"))
+    assert row["query"] == "Lamps"
+    assert "A lamp gives light" in row["positives"][0]
+
+
 def test_commands_name_what_is_wrong(terminal: Terminal) -> None:
     for arguments, words in (
         (("data", "show", "nothing"), "there is no job 'nothing'"),
