@@ -1,4 +1,4 @@
-# make run | test | check | bench | prove-short | prove | mutants | dist | image | clean
+# make run | test | check | bench | prove-short | prove | mutants | dist | image | sbom | clean
 # Variables: PORT, ENGINE (openvino, llamacpp, vllm, openai, transformers), REDIS_URL, PALAVER_SEED (proofs),
 # SAMPLE, SEED, MODULES (mutants), IMAGE, TAG, DOCKER, DOCKER_FLAGS (image).
 
@@ -16,7 +16,7 @@ ENGINE_PYTHON := $(if $(filter vllm,$(ENGINE)),--set engine.vllm.python=$(CURDIR
 
 export REDIS_URL
 
-.PHONY: run test check bench prove-short prove mutants dist image clean
+.PHONY: run test check bench prove-short prove mutants dist image sbom clean
 
 run: $(VENV)/.run
 	@test -e data/knowledge.sqlite || $(BIN)/palaver knowledge add docs/example-handbook.md
@@ -48,6 +48,11 @@ dist: $(VENV)/.dev
 image:
 	DOCKER_BUILDKIT=1 $(DOCKER) build --file docker/Dockerfile --tag $(IMAGE):$(TAG) --tag $(IMAGE):latest \
 	    --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(DOCKER_FLAGS) .
+
+sbom: $(VENV)/bin/uv
+	@mkdir -p dist
+	@$(BIN)/uv tool run --quiet --from 'cyclonedx-bom>=7,<8' cyclonedx-py requirements requirements/run.lock \
+	    --pyproject pyproject.toml --output-file dist/palaver.cdx.json
 
 clean:
 	rm -rf $(VENV) .venv-vllm .venv-clients .venv-deploy build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
