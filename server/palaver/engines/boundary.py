@@ -23,10 +23,9 @@ from palaver.errors import EngineRefused, PalaverError, contained, part_name
 log = logging.getLogger(__name__)
 
 PROBE_TIMEOUT = 10.0  # seconds
-_PROBE = (
-    ChatMessage("system", "Answer briefly, in one or two sentences."),
-    ChatMessage("user", "Hi"),
-)
+_USER = ChatMessage("user", "Hi")
+_SHORT_SYSTEM = ChatMessage("system", "Answer briefly.")
+_LONG_SYSTEM = ChatMessage("system", "Answer briefly, in one or two sentences that all understand.")
 
 
 class EngineBoundary:
@@ -54,21 +53,23 @@ class EngineBoundary:
         return info
 
     async def _find_system_role(self) -> bool:
-        """Return False when the chat template refuses a system message or leaves it out."""
-        without = await self._count(_PROBE[1:])
-        if without is None:  # something else is wrong
+        """Return False when the chat template refuses a system message or leaves it out.
+
+        Two system messages are compared: instead of none, some templates show one of their own.
+        """
+        long, short = await self._count(_LONG_SYSTEM), await self._count(_SHORT_SYSTEM)
+        if long is not None and short is not None and long > short:
             return True
-        with_system = await self._count(_PROBE)
-        if with_system is not None and with_system > without:
+        if await self._count() is None:  # something else is wrong
             return True
         log.info("the model takes no system message: its text is put before the user's first one")
         return False
 
-    async def _count(self, messages: Sequence[ChatMessage]) -> int | None:
-        """Return the tokens of ``messages``, or None when the engine cannot count them."""
+    async def _count(self, *system: ChatMessage) -> int | None:
+        """Return the tokens of a conversation, or None when the engine cannot count them."""
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
-                return await self._engine.count_tokens(messages)
+                return await self._engine.count_tokens([*system, _USER])
         except (PalaverError, TimeoutError):
             return None
 
