@@ -228,9 +228,17 @@ class Generation:
         return math.exp(sum(token.logprob for token in self.logprobs) / len(self.logprobs))
 
 
-Task = Literal["knowledge", "small_talk", "passages", "translation", "summarization", "programming"]
+Task = Literal[
+    "knowledge",
+    "small_talk",
+    "passages",
+    "translation",
+    "summarization",
+    "programming",
+    "tools",
+]
 """``knowledge``: any request that needs nothing but the model. ``passages``: questions that
-passages answer."""
+passages answer. ``tools``: requests of several steps, with tools."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -614,8 +614,10 @@ class Server:
         return self.files.limits
 
     def prompts(self, skill: str) -> tuple[str, ...]:
-        """Return messages that a person may begin with."""
-        return tuple(self._skills[skill].prompts)
+        """Return messages that a person may begin with, none when the model is not for them."""
+        kind = self._skills[skill]
+        is_able = kind.task is None or self._models.of_skill(skill).info.find_reach(kind.task)
+        return tuple(kind.prompts) if is_able else ()
 
     # Operations
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pydantic
 
 from palaver.config.settings import PluginSettings
-from palaver.engine import Capability, ChatMessage, TokenLogprob
+from palaver.engine import Capability, ChatMessage, Task, TokenLogprob
 from palaver.messages import Attachment, ConcurrencyPolicy, ProgramRequest, encode
 from palaver.turns.prompt import build_transcript
 from palaver.turns.prompt_images import (
@@ -41,6 +41,9 @@ class Skill:
     """Messages for this skill, as people would write them."""
     prompts: ClassVar[Sequence[str]] = ()
     """Messages that a person may begin with; the page offers them as they stand."""
+    task: ClassVar[Task | None] = None
+    """Task that the model must have been made for, where its card says for which; else the page
+    offers no ``prompts``."""
     patterns: ClassVar[Sequence[str]] = ()
     """Regular expressions that match whole messages, in any case. A match chooses the skill, and
     named groups fill its arguments."""

@@ -6,6 +6,7 @@ import pydantic
 
 from palaver import PluginSettings, Sampling, Skill, Turn
 from palaver_skills import prompts
+from palaver_skills.refusals import decline
 from palaver_skills.token_budget import limit_reply_tokens
 
 CANNOT_ACT = (
@@ -27,6 +28,7 @@ class Agent(Skill):
     sees_images = True
     calls_client_tools = True
     prompts: ClassVar = ("What day is it in 100 days?",)
+    task: ClassVar = "tools"
     examples: ClassVar = (
         "do this step by step with your tools",
         "use your tools to find out",
@@ -50,6 +52,9 @@ class Agent(Skill):
         """Longest text of one step; never more than half of the model's context window."""
 
     async def answer(self, turn: Turn) -> None:
+        if turn.engine.find_reach("tools") is None:
+            await decline(turn, "steps")
+            return
         if "tools" not in turn.engine.capabilities:
             await turn.say(CANNOT_ACT)
             return

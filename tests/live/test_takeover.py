@@ -81,10 +81,12 @@ async def begin_reply(browser: Browser, address: str) -> ShownReply:
 
 
 @pytest.mark.redis
-async def test_a_shown_reply_continues_when_its_server_is_killed(tmp_path: Path) -> None:
+async def test_a_shown_reply_continues_when_its_server_is_killed(
+    tmp_path: Path, streaming_model: str
+) -> None:
     async with (
         redis_server() as redis,
-        running_processes(2, redis, tmp_path) as servers,
+        running_processes(2, redis, tmp_path, streaming_model) as servers,
         FaultProxy(servers[0].address) as balancer,
         chromium() as browser,
     ):
@@ -99,10 +101,10 @@ async def test_a_shown_reply_continues_when_its_server_is_killed(tmp_path: Path)
 
 
 async def test_a_shown_reply_continues_when_the_only_server_is_killed_and_restarted(
-    tmp_path: Path,
+    tmp_path: Path, streaming_model: str
 ) -> None:
     server = ServeProcess(tmp_path / "server")
-    await server.start()
+    await server.start(streaming_model)
     try:
         async with FaultProxy(server.address) as proxy, chromium() as browser:
             reply = await begin_reply(browser, proxy.address)
@@ -110,7 +112,7 @@ async def test_a_shown_reply_continues_when_the_only_server_is_killed_and_restar
                 await reply.begin()
                 await server.kill()
             await reply.remember()
-            await server.start()
+            await server.start(streaming_model)
             proxy.target = server.address
             async with slowed_down(server):
                 await reply.check()

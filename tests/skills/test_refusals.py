@@ -7,6 +7,7 @@ from palaver import Document, Skill
 from palaver.testing import ScriptedEngine, converse
 from palaver_plugins.tools.arithmetic import calculate
 from palaver_plugins.tools.dates import current_time
+from palaver_skills.agent import Agent
 from palaver_skills.chat import Chat
 from palaver_skills.codegen import Codegen
 from palaver_skills.courtesies import COURTESIES
@@ -134,6 +135,7 @@ async def test_what_is_within_reach_is_answered(skill: type[Skill], message: str
         ),
         (Codegen, "Write an SQL query that lists all customers.", "programming_language"),
         (Codegen, "Schreibe eine Funktion, die zwei Zahlen addiert.", "request_language"),
+        (Agent, "What day is it in 100 days?", "steps"),
     ],
 )
 async def test_what_is_out_of_reach_is_declined_before_the_model_is_asked(

@@ -27,12 +27,15 @@ async def complete_text(visitor: Visitor) -> str:
     return await reply.inner_text()
 
 
-async def test_a_reply_in_the_widget_continues_when_its_server_is_killed(tmp_path: Path) -> None:
+async def test_a_reply_in_the_widget_continues_when_its_server_is_killed(
+    tmp_path: Path, streaming_model: str
+) -> None:
     async with open_site() as site, redis_server() as redis, chromium() as browser:
         settings = (
             f"widget.sites.shop.key={KEY}",
             f'widget.sites.shop.origins=["{site.origin}"]',
             "widget.sites.shop.tenant=shop",
+            streaming_model,
         )
         async with (
             running_processes(2, redis, tmp_path, *settings) as servers,

@@ -13,3 +13,10 @@ def copy_starter(folder: Path) -> Path:
         if file.suffix in (".json", ".safetensors"):
             shutil.copyfile(file, folder / file.name)
     return folder
+
+
+def streaming_model(folder: Path) -> str:
+    """Return the setting of a copy of the starter model that does not say what it was made for, so
+    that skills check nothing first: replies are shown while they are written."""
+    (copy_starter(folder) / "card.json").unlink()
+    return f"engine.openvino.model={folder}"

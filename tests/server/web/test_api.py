@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,7 +24,10 @@ from palaver.config.settings import (
     ConcurrencyPolicySettings,
     LedgerSettings,
 )
-from palaver.testing import MemoryLedger
+from palaver.engine import Task, TaskReach
+from palaver.skills import Skill
+from palaver.testing import MemoryLedger, ScriptedEngine
+from palaver.turns.turn import Turn
 from palaver.web import event_queue
 
 pytestmark = pytest.mark.slow
@@ -426,6 +429,28 @@ async def test_the_skills_and_the_server_describe_themselves(live_server: LiveSe
     assert about["model"] == "scripted"
     assert about["version"]
     assert about["demonstration"] in (True, False)
+
+
+class Planner(Skill):
+    """Plan what takes several steps."""
+
+    name = "planner"
+    prompts = ("Plan my week.",)
+    task = "tools"
+
+    async def answer(self, turn: Turn) -> None:
+        await turn.say("Monday: rest.")
+
+
+@pytest.mark.parametrize(("reach", "prompts"), [(None, 1), ({}, 0), ({"tools": TaskReach()}, 1)])
+async def test_messages_to_begin_with_are_those_that_the_model_was_made_for(
+    reach: Mapping[Task, TaskReach] | None, prompts: int
+) -> None:
+    engine = ScriptedEngine("Yes.", reach=reach)
+    async with open_live_server(skills=[Planner()], engine=engine) as live_server:
+        _, skills = await live_server.get("/v1/skills")
+        (planner,) = (it for it in skills["skills"] if it["name"] == "planner")
+        assert len(planner["prompts"]) == prompts
 
 
 async def test_health_readiness_and_metrics(live_server: LiveServer) -> None:
