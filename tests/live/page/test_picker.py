@@ -169,7 +169,7 @@ async def test_axe_finds_nothing_in_the_menu_and_it_fits(
         await chat.open()
         await picker(chat).click()
         menu = chat.page.locator(".picker-menu")
-        await expect(menu).to_contain_text("Model of all skills: scripted.")
+        await expect(menu).to_contain_text("Model: scripted.")
         assert await chat.page.evaluate(FIND_VIOLATIONS) == []
         box = await menu.bounding_box()
         assert box is not None

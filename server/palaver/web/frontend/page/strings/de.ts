@@ -42,7 +42,7 @@ export const de: Strings = {
     label: "Fähigkeit",
     automatic: "Automatisch",
     automaticText: "Der Server wählt für jede Nachricht eine Fähigkeit.",
-    model: (name: string) => `Modell aller Fähigkeiten: ${name}.`,
+    model: (name: string) => `Modell: ${name}.`,
     demonstration: "Es ist ein kleines Demonstrationsmodell. Wer diesen Server betreibt, kann mit „palaver models setup“ ein besseres verbinden.",
   },
   model: (name) => `Modell: ${name}`,

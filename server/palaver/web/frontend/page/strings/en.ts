@@ -41,7 +41,7 @@ export const en = {
     label: "Skill",
     automatic: "Automatic",
     automaticText: "The server chooses a skill for each message.",
-    model: (name: string) => `Model of all skills: ${name}.`,
+    model: (name: string) => `Model: ${name}.`,
     demonstration: "It is a small demonstration model. Whoever runs this server can connect a better one with “palaver models setup”.",
   },
   model: (name: string) => `Model: ${name}`,

@@ -42,7 +42,7 @@ export const es: Strings = {
     label: "Habilidad",
     automatic: "Automático",
     automaticText: "El servidor elige una habilidad para cada mensaje.",
-    model: (name: string) => `Modelo de todas las habilidades: ${name}.`,
+    model: (name: string) => `Modelo: ${name}.`,
     demonstration: "Es un pequeño modelo de demostración. Quien administra este servidor puede conectar uno mejor con «palaver models setup».",
   },
   model: (name) => `Modelo: ${name}`,

@@ -42,7 +42,7 @@ export const fr: Strings = {
     label: "Compétence",
     automatic: "Automatique",
     automaticText: "Le serveur choisit une compétence pour chaque message.",
-    model: (name: string) => `Modèle de toutes les compétences : ${name}.`,
+    model: (name: string) => `Modèle : ${name}.`,
     demonstration: "C’est un petit modèle de démonstration. L’exploitant de ce serveur peut en connecter un meilleur avec « palaver models setup ».",
   },
   model: (name) => `Modèle : ${name}`,

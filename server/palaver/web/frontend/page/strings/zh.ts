@@ -42,7 +42,7 @@ export const zh: Strings = {
     label: "技能",
     automatic: "自动",
     automaticText: "服务器为每条消息选择技能。",
-    model: (name: string) => `所有技能使用的模型：${name}。`,
+    model: (name: string) => `模型：${name}。`,
     demonstration: "这是一个小型演示模型。服务器的管理者可以用“palaver models setup”连接更好的模型。",
   },
   model: (name) => `模型：${name}`,

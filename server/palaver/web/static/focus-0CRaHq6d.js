@@ -1,1 +1,0 @@
-import{s as e}from"./jsxRuntime-giZxW0mC.js";function t(){let e=document.activeElement;for(;e?.shadowRoot?.activeElement;)e=e.shadowRoot.activeElement;return e}function n(){e(()=>{let e=t();return()=>{e instanceof HTMLElement&&e.isConnected&&e.focus({preventScroll:!0})}},[])}export{n as t};
