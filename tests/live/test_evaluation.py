@@ -52,7 +52,7 @@ def read_cases(output: Path) -> list[str]:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_goes_on_after_its_process_ended(tmp_path: Path, how: signal.Signals) -> None:
-    rows = [{"text": f"good evening number {n}"} for n in range(600)]
+    rows = [{"text": f"good evening number {n}"} for n in range(2_000)]
     suite = write_suite(tmp_path, ROUTER, rows)
     output = tmp_path / "out"
     command = [PALAVER, "evaluate", str(suite), "--output", str(output)]

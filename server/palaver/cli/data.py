@@ -42,7 +42,10 @@ recipe_path = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group()
 def data() -> None:
-    """Prepare training data: clean, without duplicates and personal data, split without leaks."""
+    """Prepare training data, and check it.
+
+    The data is clean, without duplicates and personal data, and split without leaks.
+    """
 
 
 @data.command()

@@ -42,7 +42,7 @@ def job_store(console: Console) -> JobStore:
 
 @click.group()
 def jobs() -> None:
-    """List, show, pause, resume, stop and remove jobs: long work in processes of their own.
+    """List, watch, pause, resume, stop and remove long work.
 
     A job goes on when the terminal is closed. After a crash it is resumed from its last
     checkpoint.

@@ -156,7 +156,7 @@ def test_the_example_files_load(name: str) -> None:
             "[server]\nmax_running = 1",
             (
                 "unknown key 'server.max_running' (palaver.toml, line 2); "
-                "did you mean 'dispatch.max_running'?"
+                "did you mean 'jobs.max_running'?"
             ),
         ),
         (

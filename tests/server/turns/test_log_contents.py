@@ -221,6 +221,7 @@ LOGGED_WHOLE = {
     "server/palaver/platforms/delivery.py": "why a platform failed, see `PostingError`",
     "server/palaver/platforms/calls.py": "why a platform failed, see `PostingError`",
     "server/palaver/platforms/reply_posts.py": "why a platform failed, see `PostingError`",
+    "server/palaver/routing/trials.py": "a file that the server has written",
     "server/palaver/turns/dispatcher.py": "the ledger is unavailable",
     "server/palaver/streams/subscriptions.py": "the ledger is unavailable",
     "plugins/palaver_plugins/channels/slack/channel.py": "why Slack failed, see `PostingError`",

@@ -70,6 +70,8 @@ class QdrantKnowledge(HybridKnowledge):
         self._points = f"{settings.prefix}-passages"
         self._vectors = f"{settings.prefix}-vectors"
         self._checked_at = float("-inf")
+        self._writing = asyncio.Lock()
+        """Held while vectors are written or forgotten: each takes several requests."""
 
     # Connection
 
@@ -141,7 +143,7 @@ class QdrantKnowledge(HybridKnowledge):
     async def add(self, tenant: str, documents: Sequence[Document]) -> int:
         stored = 0
         for document in documents:
-            async with self._errors():
+            async with self._errors(), self._writing:
                 stored += await self._add(tenant, document)
         self._request_embedding()
         return stored
@@ -154,14 +156,26 @@ class QdrantKnowledge(HybridKnowledge):
         known = await self._find_vectors(tenant, document.id)
         for batch in _batches(passages):
             kept = [(each, *known[each.content]) for each in batch if each.content in known]
-            if kept:
-                await self._client.upsert(self._vectors, [_vector_point(*each) for each in kept])
-            models_of = {each.id: model for each, model, _ in kept}
+            are_kept = await self._keep_vectors([_vector_point(*each) for each in kept])
+            models_of = {each.id: model for each, model, _ in kept if are_kept}
             points = [_passage_point(each, models_of.get(each.id, "")) for each in batch]
             await self._client.upsert(self._points, points)
         await self._client.upsert(self._points, [_document_point(tenant, document, len(passages))])
         await self._delete_passages(tenant, document.id, but=version)
         return len(passages)
+
+    async def _keep_vectors(self, points: Sequence[models.PointStruct]) -> bool:
+        """Store vectors of before. Return False when they do not fit any more, because another
+        server has just chosen another embedder: they are computed anew then."""
+        if not points:
+            return True
+        try:
+            await self._client.upsert(self._vectors, points)
+        except UnexpectedResponse as error:
+            if error.status_code not in (400, 404):
+                raise
+            return False
+        return True
 
     async def _find_vectors(self, tenant: str, document: str) -> dict[str, tuple[str, Any]]:
         """Return the models and vectors of a stored document by the content of its passages."""
@@ -196,7 +210,7 @@ class QdrantKnowledge(HybridKnowledge):
 
     async def remove(self, tenant: str, document: str) -> bool:
         id_ = _id_of("document", tenant, document)
-        async with self._errors():
+        async with self._errors(), self._writing:
             exists = bool(await self._client.retrieve(self._points, [id_], with_payload=False))
             await self._delete_passages(tenant, document)
             await self._client.delete(self._points, models.PointIdsList(points=[id_]))
@@ -308,7 +322,7 @@ class QdrantKnowledge(HybridKnowledge):
         return int(info.config.params.vectors.size)
 
     async def _use_model(self, model: str) -> None:
-        async with self._errors():
+        async with self._errors(), self._writing:
             stored = await self._client.retrieve(self._points, [MODEL_POINT])
             is_same = [point.payload.get("name") for point in stored] == [model]
             if not is_same or await self._find_size() is None:
@@ -348,7 +362,7 @@ class QdrantKnowledge(HybridKnowledge):
         self, model: str, vectors: Sequence[tuple[Missing, Sequence[float]]]
     ) -> None:
         of_passages = {str(UUID(int=missing.key)): vector for missing, vector in vectors}
-        async with self._errors():
+        async with self._errors(), self._writing:
             [newest] = await self._client.retrieve(self._points, [MODEL_POINT])
             if newest.payload["name"] != model:
                 return
