@@ -30,6 +30,8 @@ from palaver.testing import (
 )
 from palaver.testing.harness import ChatClient
 
+pytestmark = pytest.mark.slow
+
 
 class Talk(Skill):
     """Talk about anything."""

@@ -46,6 +46,8 @@ from palaver.errors import (
 )
 from palaver_plugins.engines.openai import OpenAIEngine, OpenAISettings
 
+pytestmark = pytest.mark.slow
+
 HELLO = send_stream(text_chunk("Hel"), text_chunk("lo"))
 SCHEMA = JsonSchema({"type": "object"})
 

@@ -22,6 +22,8 @@ from palaver_plugins.knowledge.redis.settings import RedisKnowledgeSettings
 from palaver_plugins.knowledge.redis.store import RedisKnowledge
 from palaver_plugins.knowledge.sqlite import SqliteKnowledge
 
+pytestmark = pytest.mark.slow
+
 
 async def count_letters(texts: Sequence[str]) -> list[list[float]]:
     """Return vectors of unit length: how often a text has each of some letters."""

@@ -18,6 +18,8 @@ from palaver_plugins.knowledge.qdrant.settings import QdrantSettings
 from palaver_plugins.knowledge.qdrant.store import QdrantKnowledge
 from palaver_skills.qa import QA
 
+pytestmark = pytest.mark.slow
+
 POINTS, VECTORS = "palaver-passages", "palaver-vectors"
 
 

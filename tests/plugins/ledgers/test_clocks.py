@@ -21,6 +21,8 @@ from palaver.ledger import ConcurrencyPolicies, Ledger
 from palaver.testing import MemoryLedger
 from palaver_plugins.ledgers.sqlite import SQLiteLedger, SQLiteLedgerSettings
 
+pytestmark = pytest.mark.slow
+
 HOUR, DAY = 3_600.0, 86_400.0
 YEAR = 365 * DAY
 MERGE = ConcurrencyPolicies(default="merge", merge_window=60.0)

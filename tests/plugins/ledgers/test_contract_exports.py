@@ -16,6 +16,8 @@ from palaver.messages import Conversation, Text, encode
 from palaver_plugins.ledgers.sqlite import personal_data
 from palaver_plugins.ledgers.sqlite.personal_data import ErasureKey
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from tests.plugins.ledgers.conftest import LedgerUnderTest
 

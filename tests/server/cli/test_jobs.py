@@ -22,6 +22,8 @@ from palaver.jobs.folder import JobEnd, JobFolder
 from palaver.jobs.store import JobStore
 from palaver.ledger import Ledger
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 120.0
 
 

@@ -26,6 +26,8 @@ from palaver.server import Server
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine
 from palaver_plugins.knowledge.sqlite import SqliteKnowledge
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("rensa")
 NAMES = PeopleNames(b"k" * 32)
 

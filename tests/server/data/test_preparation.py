@@ -30,6 +30,8 @@ from palaver.evaluation.leaks import normal_form
 from palaver.jobs.folder import Json
 from palaver.jobs.store import JobStore
 
+pytestmark = pytest.mark.slow
+
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 pytest.importorskip("rensa")

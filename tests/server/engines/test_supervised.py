@@ -19,6 +19,8 @@ from palaver.server import Server
 from palaver.testing import ListKnowledge, MemoryLedger, ScriptedEngine, ScriptedReply, converse
 from palaver.testing.engine import Script
 
+pytestmark = pytest.mark.slow
+
 QUICK = EngineSettings(
     use="scripted", health_probe_interval=0.05, health_probe_timeout=0.1, restart_backoff=0.01
 )

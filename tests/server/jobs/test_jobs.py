@@ -18,6 +18,8 @@ from palaver.jobs import folder as job_folder
 from palaver.jobs.folder import PROGRESS, JobFolder, ProcessIdentity
 from palaver.jobs.store import JobStore
 
+pytestmark = pytest.mark.slow
+
 STEPS = 40
 SLOW = 0.02
 """Seconds of a step, where a test does something between two."""

@@ -16,6 +16,8 @@ from palaver.models.checkpoint import read_checkpoint
 from palaver.models.gguf import find_gguf, read_gguf, shard_names
 from palaver.models.registry import ModelRegistry
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:

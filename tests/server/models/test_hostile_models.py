@@ -14,6 +14,8 @@ from palaver.models.chat_check import check_model, probe_chat
 from palaver.models.checkpoint import WEIGHTS_INDEX
 from palaver.models.registry import ModelRegistry
 
+pytestmark = pytest.mark.slow
+
 Harm = Callable[[Path], object]
 
 

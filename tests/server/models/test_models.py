@@ -16,6 +16,8 @@ from palaver.models.chat_check import check_model
 from palaver.models.checkpoint import WEIGHTS_INDEX, read_checkpoint, read_reach
 from palaver.models.registry import ModelRegistry, check_free_space, shipped_models
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:

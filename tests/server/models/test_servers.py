@@ -18,6 +18,8 @@ from palaver.models.servers import (
     normalize_url,
 )
 
+pytestmark = pytest.mark.slow
+
 
 async def test_all_servers_of_this_machine_are_found_at_once() -> None:
     async with (

@@ -16,6 +16,8 @@ from palaver.platforms.splitting import Part, end_part, split
 from palaver_plugins.channels.discord.markdown import DiscordDialect, utf16_length
 from palaver_plugins.channels.slack.slack_markdown import SlackDialect
 
+pytestmark = pytest.mark.slow
+
 DISCORD = DiscordDialect()
 MENTION = {
     DiscordDialect: re.compile(r"<(?:@[!&]?|#)\d+>|<a?:\w+:\d+>|<t:-?\d+(?::\w)?>|@everyone|@here"),

@@ -24,6 +24,8 @@ from palaver_skills.qa import QA
 from palaver_skills.summarization import Summarization
 from palaver_skills.translation import Translation
 
+pytestmark = pytest.mark.slow
+
 MESSAGES = Path(__file__).parents[3] / "benchmarks" / "routing" / "messages.jsonl"
 BUILT_IN: Mapping[str, type[Skill]] = {
     skill.name: skill for skill in (Chat, QA, Translation, Summarization, Codegen)

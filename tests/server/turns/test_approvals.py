@@ -43,6 +43,8 @@ from palaver.testing.harness import Reply
 from palaver.turns.approvals import MAX_SHOWN_ARGUMENTS, NOT_YOURS, OVER
 from palaver_skills.agent import Agent
 
+pytestmark = pytest.mark.slow
+
 
 class Bank:
     """Tools that count their effects."""

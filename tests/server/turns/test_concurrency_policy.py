@@ -20,6 +20,8 @@ from palaver.plugins import check_skill
 from palaver.testing import ChatClient, MemoryLedger, ScriptedEngine, ScriptedReply, converse
 from palaver.turns import writer
 
+pytestmark = pytest.mark.slow
+
 
 def chosen(**concurrency_policy: Any) -> Settings:
     return Settings(

@@ -22,6 +22,8 @@ from palaver.ledger import INBOX_LIMIT
 from palaver.messages import Conversation
 from palaver.testing import MemoryLedger
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_message_is_acknowledged_and_answered_in_order(live_server: LiveServer) -> None:
     async with live_server.connect("t") as client:

@@ -10,6 +10,8 @@ from palaver.platforms import render
 from palaver_plugins.channels.slack.slack_markdown import SlackDialect
 from palaver_plugins.channels.slack.stable_text import stable_text
 
+pytestmark = pytest.mark.slow
+
 SLACK = SlackDialect()
 
 STABLE = {
