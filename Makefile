@@ -1,4 +1,4 @@
-# make run | test | check | bench | prove-short | prove | mutants | dist | image | sbom | clean
+# make run | test | test-deploy | check | bench | prove-short | prove | mutants | dist | image | sbom | clean
 # Variables: PORT, ENGINE (openvino, llamacpp, vllm, openai, transformers), REDIS_URL, PALAVER_SEED (proofs),
 # SAMPLE, SEED, MODULES (mutants), IMAGE, TAG, DOCKER, DOCKER_FLAGS (image).
 
@@ -16,7 +16,7 @@ ENGINE_PYTHON := $(if $(filter vllm,$(ENGINE)),--set engine.vllm.python=$(CURDIR
 
 export REDIS_URL
 
-.PHONY: run test check bench prove-short prove mutants dist image sbom clean
+.PHONY: run test test-deploy check bench prove-short prove mutants dist image sbom clean
 
 run: $(VENV)/.run
 	@test -e data/knowledge.sqlite || $(BIN)/palaver knowledge add docs/example-handbook.md
@@ -25,6 +25,10 @@ run: $(VENV)/.run
 
 test: $(VENV)/.test
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/test
+
+test-deploy: $(VENV)/.test
+	@scripts/install-deploy
+	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest tests/live/deploy
 
 check: $(VENV)/.dev
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
